@@ -1,0 +1,76 @@
+#include "reprise/backends/cpu/backend.h"
+
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <unordered_map>
+
+#include "reprise/backends/cpu/jit.h"
+#include "reprise/backends/cpu/kernels.h"
+#include "reprise/backends/cpu/memory.h"
+#include "reprise/backends/cpu/region_kernels.h"
+#include "reprise/backends/cpu/tile.h"
+#include "reprise/core/switches.h"
+
+namespace rp {
+namespace {
+
+struct ProgramHash {
+  size_t operator()(const Program* p) const { return p->hash(); }
+};
+struct SameProgram {
+  bool operator()(const Program* a, const Program* b) const { return *a == *b; }
+};
+
+class CpuBackend final : public Backend {
+ public:
+  std::string_view name() const override { return "cpu"; }
+  std::byte* allocate(size_t bytes) override { return allocate_bytes(bytes); }
+  void release(std::byte* data, size_t bytes) noexcept override { release_bytes(data, bytes); }
+  void copy(std::byte* to, const std::byte* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void synchronize() override {}
+  Kernel find(const Op& op, DType dtype, std::string* why) override { return find_kernel(op, dtype, why); }
+
+  const Compiled* compile(const Program& program) override {
+    std::lock_guard lock(mutex_);
+    if (const auto it = compiled_.find(&program); it != compiled_.end()) return it->second;
+    Compiled& c = store_.emplace_back();
+    c.program = program;
+    make(c);
+    compiled_[&c.program] = &c;
+    return &c;
+  }
+
+  std::unique_ptr<RegionKernel> compile(const Region& region) override { return compile_region(*this, region); }
+
+ private:
+  void make(Compiled& c) {
+    static const bool use_jit = switch_value("REPRISE_JIT") != "0";
+    std::string why = "REPRISE_JIT=0";
+    if (use_jit)
+      if (std::optional<JitCode> code = jit_compile(c.program, &why)) {
+        c.run = code->run;
+        c.form = code->form;
+        c.code_bytes = code->bytes;
+        return;
+      }
+    tiles_.push_back(decode(c.program));
+    c.run = run_tile;
+    c.context = tiles_.back().get();
+    c.form = "tile: " + why;
+  }
+
+  std::mutex mutex_;
+  std::deque<Compiled> store_;
+  std::deque<TileProgramPtr> tiles_;
+  std::unordered_map<const Program*, const Compiled*, ProgramHash, SameProgram> compiled_;
+};
+
+}  // namespace
+
+Backend& cpu_backend() {
+  static CpuBackend* backend = new CpuBackend;  // never destroyed: tensors may outlive every static
+  return *backend;
+}
+
+}  // namespace rp

@@ -1,0 +1,210 @@
+#include "reprise/backends/cpu/conv.h"
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <shared_mutex>
+#include <unordered_map>
+
+#include "reprise/backends/cpu/kernel_call.h"
+#include "reprise/backends/cpu/kernels.h"
+#include "reprise/backends/cpu/onednn.h"
+#include "reprise/backends/cpu/threads.h"
+#include "reprise/core/hash.h"
+#include "reprise/core/ops.h"
+
+namespace rp::cpu {
+
+namespace {
+
+int64_t extent_after(int64_t extent, int64_t kernel, int64_t dilation, int64_t stride) {
+  const int64_t span = (kernel - 1) * dilation + 1;
+  return extent < span ? 0 : (extent - span) / stride + 1;
+}
+
+/// Images per slice: enough work to outweigh the start of a primitive, and few enough to stay in a core's cache.
+int64_t slice_of(const ConvShape& s) {
+  constexpr int64_t worthwhile = int64_t{8} << 20;  // operations
+  constexpr int64_t partial_bytes = int64_t{64} << 20;
+  const int64_t each = 2 * s.weights() * s.oh * s.ow;
+  int64_t slice = std::clamp<int64_t>((worthwhile + each - 1) / each, 1, s.n);
+  if (s.pass != ConvPass::backward_weights) return slice;
+  // Each slice has a partial sum of its own.
+  const int64_t most = std::clamp<int64_t>(partial_bytes / (s.weights() * int64_t{sizeof(float)}), 2, 16);
+  return std::max(slice, (s.n + most - 1) / most);
+}
+
+ConvChoice choose(const ConvShape& s, DType dtype) {
+  ConvChoice choice;
+  choice.slice = slice_of(s);
+  choice.slices = (s.n + choice.slice - 1) / choice.slice;
+  choice.form = "im2col";
+  if (dtype != DType::f32) return choice;
+  ConvShape part = s;
+  part.n = choice.slice;
+  auto whole = make_dnn_conv(part);
+  if (!whole) return choice;
+  if (const int64_t rest = s.n % choice.slice) {
+    part.n = rest;
+    choice.tail = make_dnn_conv(part, whole.get());
+    if (!choice.tail) return choice;
+  }
+  choice.form = whole->form();
+  choice.whole = std::move(whole);
+  return choice;
+}
+
+struct Key {
+  ConvShape shape;
+  DType dtype;
+  bool operator==(const Key&) const = default;
+};
+struct KeyHash {
+  size_t operator()(const Key& k) const { return hash_bytes(static_cast<size_t>(k.dtype), &k.shape, sizeof k.shape); }
+};
+static_assert(std::has_unique_object_representations_v<ConvShape>);
+
+struct Choices {
+  std::shared_mutex mutex;
+  std::unordered_map<Key, ConvChoice, KeyHash> map;
+};
+
+/// The i-th slice of a call.
+struct Slice {
+  int64_t images, x, y;  // how many, and the first elements of theirs
+};
+Slice slice_at(const ConvShape& s, const ConvChoice& c, int64_t i) {
+  const int64_t first = i * c.slice;
+  return {std::min(c.slice, s.n - first), first * s.x_image(), first * s.y_image()};
+}
+
+const DnnConv& part_for(const ConvChoice& c, const Slice& slice) {
+  return slice.images == c.slice ? *c.whole : *c.tail;
+}
+
+void run_slice(const DnnConv& conv, float* x, std::byte* w, float* y) {
+  const Buffer<std::byte> scratch(static_cast<int64_t>(conv.scratch_bytes()));
+  conv.run(x, w, y, scratch.data());
+}
+
+void run_dnn(const ConvShape& s, const ConvChoice& c, float* x, const float* w, float* y) {
+  const Buffer<std::byte> inner(static_cast<int64_t>(c.whole->weights_bytes()));
+  c.whole->pack(w, inner.data());
+  parallel_for(c.slices, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Slice slice = slice_at(s, c, i);
+      run_slice(part_for(c, slice), x + slice.x, inner.data(), y + slice.y);
+    }
+  });
+}
+
+/// Adds the partial sums that follow the first to it, in order.
+template <class T>
+void add_partials(T* sum, int64_t count, int64_t partials) {
+  parallel_for(count, grain(partials), [&](int64_t begin, int64_t end) {
+    for (int64_t p = 1; p < partials; ++p)
+      for (int64_t j = begin; j < end; ++j) add_to(sum[j], sum[p * count + j]);
+  });
+}
+
+void run_dnn_weights(const ConvShape& s, const ConvChoice& c, float* x, float* w, float* y) {
+  const int64_t bytes = static_cast<int64_t>(c.whole->weights_bytes()), pitch = (bytes + 63) / 64 * 64;
+  const Buffer<std::byte> partials(c.slices * pitch);
+  parallel_for(c.slices, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Slice slice = slice_at(s, c, i);
+      std::byte* const partial = partials.data() + i * pitch;
+      std::fill(partial + bytes, partial + pitch, std::byte{});
+      run_slice(part_for(c, slice), x + slice.x, partial, y + slice.y);
+    }
+  });
+  add_partials(reinterpret_cast<float*>(partials.data()), pitch / int64_t{sizeof(float)}, c.slices);
+  c.whole->unpack(partials.data(), w);
+}
+
+template <class T>
+void run_own(const ConvShape& s, const ConvChoice& c, T* x, T* w, T* y) {
+  const bool weights = s.pass == ConvPass::backward_weights;
+  const Buffer<T> partials(weights ? c.slices * s.weights() : 0);
+  parallel_for(c.slices, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Slice at = slice_at(s, c, i);
+      if (s.pass == ConvPass::forward)
+        im2col_forward<T>(s, at.images, x + at.x, w, y + at.y);
+      else if (!weights)
+        im2col_backward_data<T>(s, at.images, x + at.x, w, y + at.y);
+      else
+        im2col_backward_weights<T>(s, at.images, x + at.x, partials.data() + i * s.weights(), y + at.y);
+    }
+  });
+  if (!weights) return;
+  add_partials(partials.data(), s.weights(), c.slices);
+  std::copy_n(partials.data(), s.weights(), w);
+}
+
+template <class T>
+void run(const ConvShape& s, T* x, T* w, T* y) {
+  const ConvChoice& choice = conv_choice(s, dtype_of<T>());
+  if constexpr (std::is_same_v<T, float>) {
+    if (choice.whole && s.pass == ConvPass::backward_weights) return run_dnn_weights(s, choice, x, w, y);
+    if (choice.whole) return run_dnn(s, choice, x, w, y);
+  }
+  run_own(s, choice, x, w, y);
+}
+
+void convolve(ConvPass pass, const KernelCall& call) {
+  if (!call.output.layout->numel) return;
+  const ConvShape s = conv_shape(pass, call);
+  if (!call.inputs[0].layout->numel || !call.inputs[1].layout->numel) return zero(call.output);
+  visit_numbers(call, call.output.layout->dtype(), [&]<class T>(T) {
+    T* const a = in<T>(call, 0);
+    T* const b = in<T>(call, 1);
+    T* const c = out<T>(call);
+    if (pass == ConvPass::forward)
+      run(s, a, b, c);
+    else if (pass == ConvPass::backward_data)
+      run(s, c, b, a);
+    else
+      run(s, a, c, b);
+  });
+}
+
+}  // namespace
+
+ConvShape conv_shape(ConvPass pass, const KernelCall& call) {
+  const auto& a = call.attrs.as<ConvAttrs>();
+  const Layout &first = *call.inputs[0].layout, &second = *call.inputs[1].layout, &result = *call.output.layout;
+  const Shape& x = (pass == ConvPass::backward_data ? result : first).shape();
+  const Shape& w = (pass == ConvPass::backward_weights ? result : second).shape();
+  const Shape& y = (pass == ConvPass::forward ? result : pass == ConvPass::backward_data ? first : second).shape();
+  const bool nhwc = a.format == static_cast<int32_t>(DataFormat::nhwc);
+  const int ch = nhwc ? 3 : 1, h = nhwc ? 1 : 2;
+  const ConvShape s{x[0],    x[ch],        x[h],         x[h + 1],   w[0],  w[2],   w[3],
+                    y[h],    y[h + 1],     a.stride_h,   a.stride_w, a.top, a.left, a.bottom,
+                    a.right, a.dilation_h, a.dilation_w, nhwc,       pass};
+  const bool fit = first.dtype() == second.dtype() && x[0] == y[0] && w[1] == s.c && y[ch] == s.out && a.groups <= 1 &&
+                   s.oh == extent_after(s.h + s.top + s.bottom, s.kh, s.dilation_h, s.stride_h) &&
+                   s.ow == extent_after(s.w + s.left + s.right, s.kw, s.dilation_w, s.stride_w);
+  if (!fit)
+    fail("{}: image {}, weight {} and result {} do not belong together", call.op.name, to_string(x), to_string(w),
+         to_string(y));
+  return s;
+}
+
+const ConvChoice& conv_choice(const ConvShape& shape, DType dtype) {
+  static Choices* const choices = new Choices;  // never destroyed: kernels may run while statics go
+  const Key key{shape, dtype};
+  {
+    std::shared_lock lock(choices->mutex);
+    if (const auto it = choices->map.find(key); it != choices->map.end()) return it->second;
+  }
+  ConvChoice made = choose(shape, dtype);
+  std::unique_lock lock(choices->mutex);
+  return choices->map.try_emplace(key, std::move(made)).first->second;
+}
+
+void conv2d(const KernelCall& call) { convolve(ConvPass::forward, call); }
+void conv2d_backward_data(const KernelCall& call) { convolve(ConvPass::backward_data, call); }
+void conv2d_backward_weights(const KernelCall& call) { convolve(ConvPass::backward_weights, call); }
+
+}  // namespace rp::cpu

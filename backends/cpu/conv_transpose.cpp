@@ -1,0 +1,42 @@
+#include <algorithm>
+
+#include "reprise/backends/cpu/conv.h"
+
+namespace rp::cpu {
+
+namespace {
+
+using Lanes = float __attribute__((vector_size(16), aligned(4)));
+
+/// Four by four elements.
+void transpose_block(const float* from, int64_t from_row, float* to, int64_t to_row) {
+  Lanes r[4];
+  for (int i = 0; i < 4; ++i) r[i] = *reinterpret_cast<const Lanes*>(from + i * from_row);
+  const Lanes a = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), b = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
+  const Lanes c = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5), d = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
+  *reinterpret_cast<Lanes*>(to) = __builtin_shufflevector(a, c, 0, 1, 4, 5);
+  *reinterpret_cast<Lanes*>(to + to_row) = __builtin_shufflevector(a, c, 2, 3, 6, 7);
+  *reinterpret_cast<Lanes*>(to + 2 * to_row) = __builtin_shufflevector(b, d, 0, 1, 4, 5);
+  *reinterpret_cast<Lanes*>(to + 3 * to_row) = __builtin_shufflevector(b, d, 2, 3, 6, 7);
+}
+
+/// Up to a strip of columns, so that whole cache lines are read and written.
+void transpose_strip(int64_t rows, int64_t columns, const float* from, int64_t from_row, float* to, int64_t to_row) {
+  const int64_t square_rows = rows / 4 * 4, square_columns = columns / 4 * 4;
+  for (int64_t i = 0; i < square_rows; i += 4)
+    for (int64_t j = 0; j < square_columns; j += 4)
+      transpose_block(from + i * from_row + j, from_row, to + j * to_row + i, to_row);
+  for (int64_t j = 0; j < columns; ++j)
+    for (int64_t i = j < square_columns ? square_rows : 0; i < rows; ++i) to[j * to_row + i] = from[i * from_row + j];
+}
+
+}  // namespace
+
+void transpose_images(int64_t images, int64_t rows, int64_t columns, const float* from, float* to) {
+  constexpr int64_t strip = 64;
+  for (int64_t i = 0; i < images; ++i, from += rows * columns, to += rows * columns)
+    for (int64_t j = 0; j < columns; j += strip)
+      transpose_strip(rows, std::min(strip, columns - j), from + j, columns, to + j * rows, rows);
+}
+
+}  // namespace rp::cpu

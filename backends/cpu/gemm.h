@@ -1,0 +1,74 @@
+#pragma once
+// Matrix products. Each element of C is c = 0, then c = fma(a[k], b[k], c) for k = 0, 1, 2, ... (integers wrap),
+// whatever the extents, the strides, the blocking and the number of threads. So a product's rows do not depend on how
+// many rows are computed along with them. Only the payload and sign of a NaN are open.
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+namespace rp {
+
+/// C[m,n] = A[m,k] * B[k,n]. Strides are in elements and may be zero; the columns of C are contiguous. C overlaps
+/// neither A nor B.
+struct GemmShape {
+  int64_t m = 0, n = 0, k = 0;
+  int64_t a_row = 0, a_col = 0;
+  int64_t b_row = 0, b_col = 0;
+  int64_t c_row = 0;
+};
+
+/// Called for blocks of C that are finished and still in cache; once for each element, on the thread that computed it.
+/// Blocks may be worked on by several threads at once.
+struct Epilogue {
+  void (*run)(const void* context, int64_t row0, int64_t rows, int64_t col0, int64_t cols) = nullptr;
+  const void* context = nullptr;
+};
+
+/// A copy of a B in the order in which the kernels read it, for products with one B and many A.
+template <class T>
+class PackedB {
+ public:
+  PackedB(int64_t k, int64_t n, const T* b, int64_t b_row, int64_t b_col);
+  PackedB(PackedB&& other) noexcept
+      : k_(other.k_), n_(other.n_), width_(other.width_), data_(std::exchange(other.data_, nullptr)) {}
+  PackedB& operator=(PackedB&& other) noexcept {
+    std::swap(k_, other.k_);
+    std::swap(n_, other.n_);
+    std::swap(width_, other.width_);
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  ~PackedB();
+
+  int64_t k() const { return k_; }
+  int64_t n() const { return n_; }
+  size_t bytes() const;
+  /// Columns of a panel. Panel p holds columns p * width() on, row after row; missing columns are zero.
+  int64_t width() const { return width_; }
+  const T* panel(int64_t p) const { return data_ + p * k_ * width_; }
+
+ private:
+  int64_t k_, n_, width_;
+  T* data_ = nullptr;
+};
+
+/// T is float, double, int32_t or int64_t.
+template <class T>
+void gemm(const GemmShape& shape, const T* a, const T* b, T* c, const Epilogue* epilogue = nullptr);
+/// The strides of B in `shape` do not count.
+template <class T>
+void gemm(const GemmShape& shape, const T* a, const PackedB<T>& b, T* c, const Epilogue* epilogue = nullptr);
+
+template <class T>
+std::unique_ptr<PackedB<T>> pack_b(int64_t k, int64_t n, const T* b, int64_t b_row, int64_t b_col) {
+  return std::make_unique<PackedB<T>>(k, n, b, b_row, b_col);
+}
+
+enum class GemmForm : uint8_t { portable, avx2 };
+/// The kernels in use: the best that the processor has.
+GemmForm gemm_form();
+/// Uses other kernels from here on. False if the processor or the build lacks them.
+bool set_gemm_form(GemmForm form);
+
+}  // namespace rp

@@ -1,0 +1,257 @@
+#pragma once
+// The register-tiled kernels, once for all element types and instruction sets: a file per instruction set instantiates
+// them with its vectors. Everything here has internal linkage, so that code for one instruction set is never called in
+// place of another's.
+#include <cstdint>
+#include <utility>
+
+namespace rp::gemm_detail {
+
+inline constexpr int64_t tile_rows = 6;
+inline constexpr int panel_vectors = 2;
+
+/// A block of a product that shares one range of k. B is in panels of `width` columns: element (k, j) stands at
+/// b[j / width * b_panel + k * b_row + j % width]. A packed A holds each tile's rows as [k][rows of the tile], a tile
+/// that begins with row i at a[i * k].
+template <class T>
+struct Block {
+  int64_t m, n, k;
+  const T* a;
+  int64_t a_row, a_col;
+  bool a_packed;
+  const T* b;
+  int64_t b_row, b_panel;
+  T* c;
+  int64_t c_row;
+  bool accumulate;  // C holds the sums over what came before this range of k
+  /// If set, B is read in place and the first tile of each panel, of six rows, also writes the panel here for the tiles
+  /// after it: between its fmas there is time for that.
+  T* pack = nullptr;
+};
+
+template <class T>
+struct Kernels {
+  int64_t width;  // columns of a panel
+  void (*multiply)(const Block<T>& block);
+  /// Writes A[m, k] as a packed A.
+  void (*pack_a)(int64_t m, int64_t k, const T* a, int64_t a_row, int64_t a_col, T* to);
+  /// Writes B[k, n] as panels [k][width] that stand `panel` elements apart, filled up with zeros.
+  void (*pack_b)(int64_t k, int64_t n, const T* b, int64_t b_row, int64_t b_col, T* to, int64_t panel);
+};
+
+template <class T>
+const Kernels<T>* portable_kernels();
+/// Null if the build or the processor lacks AVX2 and FMA.
+template <class T>
+const Kernels<T>* avx2_kernels();
+
+/// Rows of the next tile. What is left over is shared between two tiles: one with few rows waits for its own sums.
+inline int64_t next_rows(int64_t left) {
+  if (left >= 2 * tile_rows || left <= tile_rows) return left < tile_rows ? left : tile_rows;
+  return (left + 1) / 2;
+}
+
+namespace {
+
+#define RP_INLINE __attribute__((always_inline))
+
+template <class F, int... I>
+RP_INLINE inline void unroll(F&& f, std::integer_sequence<int, I...>) {
+  (f(std::integral_constant<int, I>{}), ...);
+}
+template <int Count, class F>
+RP_INLINE inline void unroll(F&& f) {
+  unroll(f, std::make_integer_sequence<int, Count>{});
+}
+
+template <class V>
+struct Tile {
+  using T = typename V::Element;
+  int64_t k;
+  const T* a;
+  int64_t a_row, a_col;
+  const T* b;
+  int64_t b_row, b_panel;
+  T* c;
+  int64_t c_row;
+  bool accumulate;
+  int64_t tail;  // columns in the last vector
+  T* pack = nullptr;
+};
+
+/// Rows x Vectors registers of sums. Every index is a constant, or else the compiler would keep them in memory.
+template <class V, int Rows, int Vectors, bool Masked, bool Packs = false>
+void tile(const Tile<V>& t) {
+  using Reg = typename V::Reg;
+  using T = typename V::Element;
+  const auto mask = V::mask(t.tail);
+  T* const to = t.c;
+  const int64_t c_row = t.c_row;
+  Reg sums[Rows][Vectors];
+  unroll<Rows>([&](auto r) RP_INLINE {
+    unroll<Vectors>([&](auto v) RP_INLINE {
+      const T* const c = to + r * c_row + v * V::width;
+      if (!t.accumulate)
+        sums[r][v] = V::zero();
+      else if constexpr (Masked && v == Vectors - 1)
+        sums[r][v] = V::load(c, mask);
+      else
+        sums[r][v] = V::load(c);
+    });
+  });
+  const T *a = t.a, *b = t.b;
+  T* pack = t.pack;
+  const int64_t a_row = t.a_row, a_col = t.a_col, b_row = t.b_row, b_panel = t.b_panel;
+  for (int64_t k = t.k; k > 0; k--, a += a_col, b += b_row) {
+    Reg row[Vectors];
+    unroll<Vectors>([&](auto v) RP_INLINE {
+      const T* const from = b + v / panel_vectors * b_panel + v % panel_vectors * V::width;
+      if constexpr (Masked && v == Vectors - 1)
+        row[v] = V::load(from, mask);
+      else
+        row[v] = V::load(from);
+      if constexpr (Packs) V::store(pack + v * V::width, row[v]);
+    });
+    if constexpr (Packs) pack += V::width * Vectors;
+    unroll<Rows>([&](auto r) RP_INLINE {
+      const Reg x = V::splat(a + r * a_row);
+      unroll<Vectors>([&](auto v) RP_INLINE { sums[r][v] = V::fma(x, row[v], sums[r][v]); });
+    });
+  }
+  unroll<Rows>([&](auto r) RP_INLINE {
+    unroll<Vectors>([&](auto v) RP_INLINE {
+      T* const c = to + r * c_row + v * V::width;
+      if constexpr (Masked && v == Vectors - 1)
+        V::store(c, sums[r][v], mask);
+      else
+        V::store(c, sums[r][v]);
+    });
+  });
+}
+
+template <class V>
+using TileFn = void (*)(const Tile<V>&);
+
+/// By rows of the tile, less one.
+template <class V, int Vectors, bool Masked>
+inline constexpr TileFn<V> tiles[tile_rows] = {tile<V, 1, Vectors, Masked>, tile<V, 2, Vectors, Masked>,
+                                               tile<V, 3, Vectors, Masked>, tile<V, 4, Vectors, Masked>,
+                                               tile<V, 5, Vectors, Masked>, tile<V, 6, Vectors, Masked>};
+
+/// All rows of `n` columns, which one tile is wide enough for.
+template <class V>
+void column_strip(const Block<typename V::Element>& x, int64_t j, int64_t n, const TileFn<V>* kernels) {
+  constexpr int64_t width = V::width * panel_vectors;
+  Tile<V> t{x.k,       x.a,     x.a_row, x.a_col,      x.b + j / width * x.b_panel,           x.b_row,
+            x.b_panel, x.c + j, x.c_row, x.accumulate, n % V::width ? n % V::width : V::width};
+  int64_t i = 0;
+  if (x.pack) {
+    if (x.a_packed) t.a_row = 1, t.a_col = tile_rows;
+    t.pack = x.pack + j * x.k;
+    tile<V, tile_rows, panel_vectors, false, true>(t);
+    t.b = t.pack;
+    t.b_row = width;
+    i = tile_rows;
+  }
+  while (i < x.m) {
+    const int64_t rows = next_rows(x.m - i);
+    t.a = x.a_packed ? x.a + i * x.k : x.a + i * x.a_row;
+    if (x.a_packed) t.a_row = 1, t.a_col = rows;
+    t.c = x.c + j + i * x.c_row;
+    kernels[rows - 1](t);
+    i += rows;
+  }
+}
+
+/// Few rows make few sums, and the next fma of a sum waits for the last: tiles of several panels keep more of them.
+template <class V>
+int64_t wide_strips(const Block<typename V::Element>& x) {
+  static constexpr TileFn<V> one[] = {tile<V, 1, 8, false>};
+  static constexpr TileFn<V> two_or_three[] = {nullptr, tile<V, 2, 4, false>, tile<V, 3, 4, false>};
+  const int64_t step = V::width * (x.m == 1 ? 8 : 4);
+  int64_t j = 0;
+  for (; j + step <= x.n; j += step) column_strip<V>(x, j, step, x.m == 1 ? one : two_or_three);
+  return j;
+}
+
+/// One panel whose columns are `b_col` apart.
+template <class V>
+void pack_panel(int64_t k, int64_t n, const typename V::Element* b, int64_t b_row, int64_t b_col,
+                typename V::Element* to) {
+  constexpr int64_t width = V::width * panel_vectors;
+  int64_t done = 0;
+  if (b_row == 1 && n == width)
+    for (; done + V::width <= k; done += V::width)
+      for (int64_t j = 0; j < width; j += V::width)
+        V::transpose(b + done + j * b_col, b_col, to + done * width + j, width);
+  for (int64_t j = 0; j < width; j++)
+    for (int64_t p = done; p < k; p++) to[p * width + j] = j < n ? b[p * b_row + j * b_col] : 0;
+}
+
+template <class V>
+void multiply(const Block<typename V::Element>& x) {
+  constexpr int64_t width = V::width * panel_vectors;
+  int64_t j = x.m <= 3 ? wide_strips<V>(x) : 0;
+  for (; j + width <= x.n; j += width) column_strip<V>(x, j, width, tiles<V, 2, false>);
+  const int64_t left = x.n - j;
+  if (left == 0) return;
+  Block<typename V::Element> last = x;
+  if (x.pack) {
+    pack_panel<V>(x.k, left, x.b + j, x.b_row, 1, x.pack + j * x.k);
+    last.b = x.pack;
+    last.b_row = width;
+    last.b_panel = x.k * width;
+    last.pack = nullptr;
+  }
+  column_strip<V>(last, j, left, left > V::width ? tiles<V, 2, true> : tiles<V, 1, true>);
+}
+
+template <class T, int Rows>
+void pack_tile(int64_t k, const T* a, int64_t a_row, int64_t a_col, T* to) {
+  for (; k > 0; k--, a += a_col, to += Rows) unroll<Rows>([&](auto r) RP_INLINE { to[r] = a[r * a_row]; });
+}
+
+template <class T>
+void pack_a(int64_t m, int64_t k, const T* a, int64_t a_row, int64_t a_col, T* to) {
+  static constexpr decltype(&pack_tile<T, 1>) by_rows[tile_rows] = {pack_tile<T, 1>, pack_tile<T, 2>, pack_tile<T, 3>,
+                                                                    pack_tile<T, 4>, pack_tile<T, 5>, pack_tile<T, 6>};
+  for (int64_t i = 0; i < m;) {
+    const int64_t rows = next_rows(m - i);
+    by_rows[rows - 1](k, a + i * a_row, a_row, a_col, to + i * k);
+    i += rows;
+  }
+}
+
+/// `Panels` full panels whose rows are contiguous: a stretch of each row at a time, since every row may lie on a page
+/// of its own.
+template <class V, int Panels>
+void pack_rows(int64_t k, const typename V::Element* b, int64_t b_row, typename V::Element* to, int64_t panel) {
+  constexpr int64_t width = V::width * panel_vectors;
+  for (int64_t p = 0; p < k; p++, b += b_row, to += width)
+    unroll<Panels>([&](auto i) RP_INLINE {
+      unroll<panel_vectors>(
+          [&](auto v) RP_INLINE { V::store(to + i * panel + v * V::width, V::load(b + i * width + v * V::width)); });
+    });
+}
+
+template <class V>
+void pack_b(int64_t k, int64_t n, const typename V::Element* b, int64_t b_row, int64_t b_col, typename V::Element* to,
+            int64_t panel) {
+  constexpr int64_t width = V::width * panel_vectors;
+  int64_t j = 0;
+  if (b_col == 1) {
+    for (; j + 4 * width <= n; j += 4 * width, to += 4 * panel) pack_rows<V, 4>(k, b + j, b_row, to, panel);
+    for (; j + width <= n; j += width, to += panel) pack_rows<V, 1>(k, b + j, b_row, to, panel);
+  }
+  for (; j < n; j += width, to += panel)
+    pack_panel<V>(k, n - j < width ? n - j : width, b + j * b_col, b_row, b_col, to);
+}
+
+template <class V>
+inline constexpr Kernels<typename V::Element> kernels_of{V::width * panel_vectors, multiply<V>,
+                                                         pack_a<typename V::Element>, pack_b<V>};
+
+#undef RP_INLINE
+
+}  // namespace
+}  // namespace rp::gemm_detail

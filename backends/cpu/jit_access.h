@@ -1,0 +1,81 @@
+#pragma once
+// Reads and writes of operands by generated code, for vectors of 8 or 4 columns or the part of one that is left.
+#include <xbyak/xbyak.h>
+
+#include "reprise/backends/cpu/jit_plan.h"
+
+namespace rp::jit {
+
+inline constexpr int max_pointers = max_operands + max_accumulators;
+
+/// The stack frame, in bytes from its start.
+struct Frame {
+  static constexpr int saved_stack = 0, rows_left = 8, index = 16, row = 24, pointers = 32;
+  static constexpr int slots = (pointers + 8 * max_pointers + 63) / 64 * 64;
+};
+
+/// Where code is being written.
+enum class Part : uint8_t { outside, main, single, tail };
+
+class AccessCode : public Xbyak::CodeGenerator {
+ public:
+  using Vec = Xbyak::Xmm;  // of the width chosen
+
+ protected:
+  using Address = Xbyak::Address;
+
+  /// Constants that instructions themselves need.
+  enum Special { zero, all_ones, sign_bit, magnitude, one_f32, one_i32, iota, tail_mask, tail_mask_end, special_count };
+
+  /// Constants come first in `buffer`, which is 64-byte aligned; code follows at `code_start_`.
+  AccessCode(const Program& program, const Plan& plan, int lanes, std::byte* buffer, size_t bytes);
+
+  Address special(Special which) const { return pooled(which); }
+  Address constant(uint16_t node) const { return pooled(constant_[node]); }
+  const void* pooled_at(int place) const { return buffer_ + place * vector_bytes_; }
+
+  /// The register with the pointer of an operand, or of an accumulator after `max_operands`.
+  Xbyak::Reg64 pointer(int which);
+  /// The operand's elements in the columns of the copy being written.
+  Address element(int operand);
+
+  void load_contiguous(int operand, const Vec& reg);
+  void load_broadcast(int operand, const Vec& reg);
+  void load_scalar(const Node& node, const Vec& reg);
+  void load_index(const Vec& reg);
+  void store_contiguous(int operand, const Vec& value, const Vec& spare);
+  /// To an operand that does not move with the column: what its last column holds.
+  void store_broadcast(int operand, const Vec& value, const Vec& spare);
+  /// A load or store of 32-bit elements, of those lanes only that have a column.
+  void load_lanes(const Vec& reg, const Address& from);
+  void store_lanes(const Address& to, const Vec& value);
+
+  Xbyak::Xmm low(const Vec& v) const { return Xbyak::Xmm(v.getIdx()); }
+
+  Vec vec(int index) const { return lanes_ == 8 ? Vec(Xbyak::Ymm(index)) : Vec(index); }
+  Xbyak::Ymm whole(const Vec& v) const { return Xbyak::Ymm(v.getIdx()); }
+
+  const int lanes_, vector_bytes_;
+  const Program& program_;
+  const Plan& plan_;
+  size_t code_start_ = 0;
+  int8_t pointer_register_[max_pointers];  // -1: in the frame
+  Part part_ = Part::outside;
+  int copy_ = 0;
+  static constexpr int mask_ = 15;  // the register of the mask in the tail
+
+  // The column, the arguments, and what any one instruction may overwrite.
+  const Xbyak::Reg64 column_ = rax, args_ = rdi, pointer_scratch_ = r11, scratch_ = r10, data_scratch_ = r9;
+
+ private:
+  Address pooled(int place) const { return ptr[rip + pooled_at(place)]; }
+  bool is_bool(int operand) const { return program_.operands[operand].dtype == DType::boolean; }
+  void load_bytes(int operand, const Vec& reg);
+  void store_bytes(int operand, const Xbyak::Xmm& packed);
+  void pack(const Xbyak::Xmm& to, const Vec& value);
+
+  std::byte* buffer_;
+  std::vector<int> constant_;  // of each node, its place among the constants
+};
+
+}  // namespace rp::jit

@@ -1,0 +1,74 @@
+#pragma once
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "reprise/core/backend.h"
+#include "reprise/fusion/region.h"
+
+namespace rp {
+
+std::unique_ptr<RegionKernel> compile_region(Backend& backend, const Region& region);
+
+// One for each kind of region.
+std::unique_ptr<RegionKernel> compile_map(Backend& backend, const Region& region);
+std::unique_ptr<RegionKernel> compile_rows(Backend& backend, const Region& region);
+std::unique_ptr<RegionKernel> compile_columns(Backend& backend, const Region& region);
+std::unique_ptr<RegionKernel> compile_gemm(Backend& backend, const Region& region);
+std::unique_ptr<RegionKernel> compile_copy(const Region& region);
+std::unique_ptr<RegionKernel> compile_call(Backend& backend, const Region& region);
+
+/// A stage with its compiled program, and how each of its operands moves, in bytes.
+struct CompiledStage {
+  Stage stage;
+  const Compiled* compiled = nullptr;
+  int64_t cost = 1;  // of one element, in simple instructions
+};
+CompiledStage compile_stage(Backend& backend, const Stage& stage);
+
+/// Where the row `row` (counted through all outer loops) of an operand starts, in bytes.
+class RowCursor {
+ public:
+  RowCursor(const Nest& nest, const Nest::Steps& steps, size_t element);
+  int64_t at(int64_t outer_index) const;  // of the first row of an outer iteration
+  int64_t row() const { return row_; }
+  int64_t column() const { return column_; }
+
+ private:
+  Dims extents_, steps_;
+  int64_t row_, column_;
+};
+
+/// Elements below which a parallel region costs more than it saves, for elements of the given cost.
+int64_t parallel_grain(int64_t cost);
+
+// Reductions: combining partial results in a fixed order.
+
+/// The value that changes nothing.
+void fill_identity(std::byte* lanes, int64_t count, Combine combine, Type type);
+/// Combines 16 values into the first: lane i with lane i + 8, then 4, 2, 1. `stride` values lie between lanes; `count`
+/// such groups lie side by side.
+void combine_lanes(std::byte* lanes, int64_t stride, int64_t count, Combine combine, Type type);
+/// a[i] = combine(a[i], b[i]).
+void combine_into(std::byte* a, const std::byte* b, int64_t count, Combine combine, Type type);
+size_t size_of(Type type);
+
+/// The tree over blocks: partial results of equal size combine, as in a binary counter.
+class BlockTree {
+ public:
+  BlockTree(int64_t width, Combine combine, Type type) : width_(width), combine_(combine), type_(type) {}
+  void push(const std::byte* partial);
+  /// The combination of everything pushed.
+  void finish(std::byte* result);
+
+ private:
+  std::byte* level(size_t i);
+  int64_t width_;
+  Combine combine_;
+  Type type_;
+  uint64_t pushed_ = 0;
+  std::vector<std::vector<std::byte>> levels_;
+  std::vector<std::byte> carry_;
+};
+
+}  // namespace rp

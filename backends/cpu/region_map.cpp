@@ -1,0 +1,91 @@
+// Maps: one program over every element of one or several nests.
+#include <algorithm>
+
+#include "reprise/backends/cpu/region_kernels.h"
+#include "reprise/backends/cpu/threads.h"
+
+namespace rp {
+namespace {
+
+class MapKernel final : public RegionKernel {
+ public:
+  MapKernel(Backend& backend, const Region& region) : stage_(compile_stage(backend, region.stages[0])) {
+    const size_t per_member = region.operands.size();
+    for (const Nest& nest : region.members) {
+      Member m{nest, {}, per_member * members_.size()};
+      for (const StageSlot& slot : stage_.stage.slots) {
+        const auto k = static_cast<size_t>(slot.index);
+        m.cursors.push_back(RowCursor(nest, nest.operands[k], rp::size_of(region.operands[k].layout->dtype())));
+        m.operands.push_back(m.first + k);
+      }
+      members_.push_back(std::move(m));
+    }
+  }
+
+  void run(const RegionCall& call) const override {
+    const int64_t grain = parallel_grain(stage_.cost);
+    if (members_.size() > 1) {  // small updates: whole members are dealt out
+      const int64_t each = members_[0].nest.outer_count() * members_[0].nest.rows * members_[0].nest.columns;
+      parallel_for(static_cast<int64_t>(members_.size()), std::max<int64_t>(1, grain / (each + 1)), [&](int64_t b, int64_t e) {
+        for (int64_t i = b; i < e; ++i) run_member(members_[static_cast<size_t>(i)], call, grain);
+      });
+      return;
+    }
+    run_member(members_[0], call, grain);
+  }
+
+  std::string form() const override { return stage_.compiled->form; }
+
+ private:
+  struct Member {
+    Nest nest;
+    std::vector<RowCursor> cursors;  // per program operand
+    size_t first;                    // of its operands in the call
+    std::vector<size_t> operands{};  // per program operand: which of the call
+  };
+
+  void run_member(const Member& m, const RegionCall& call, int64_t grain) const {
+    const int64_t rows = m.nest.outer_count() * m.nest.rows;
+    if (!rows || !m.nest.columns) return;
+    if (rows == 1) {
+      // Whole cache lines for each thread.
+      parallel_for((m.nest.columns + 63) / 64, std::max<int64_t>(1, grain / 64), [&](int64_t b, int64_t e) {
+        run_part(m, call, 0, 1, b * 64, std::min(e * 64, m.nest.columns));
+      });
+      return;
+    }
+    parallel_for(rows, std::max<int64_t>(1, grain / m.nest.columns),
+                 [&](int64_t b, int64_t e) { run_part(m, call, b, e, 0, m.nest.columns); });
+  }
+
+  void run_part(const Member& m, const RegionCall& call, int64_t row, int64_t last_row, int64_t column, int64_t last_column) const {
+    KernelArgs args;
+    args.scalars = call.scalars;
+    args.context = stage_.compiled->context;
+    args.columns = last_column - column;
+    args.index_row = static_cast<uint32_t>(m.nest.columns);
+    while (row < last_row) {
+      const int64_t outer = row / m.nest.rows, first = row % m.nest.rows;
+      args.rows = std::min(m.nest.rows - first, last_row - row);
+      args.index = static_cast<uint32_t>(row * m.nest.columns + column);
+      for (size_t k = 0; k < m.cursors.size(); ++k) {
+        const RowCursor& c = m.cursors[k];
+        args.pointers[k] = call.pointers[m.operands[k]] + c.at(outer) + first * c.row() + column * c.column();
+        args.row_strides[k] = c.row();
+      }
+      stage_.compiled->run(&args);
+      row += args.rows;
+    }
+  }
+
+  CompiledStage stage_;
+  std::vector<Member> members_;
+};
+
+}  // namespace
+
+std::unique_ptr<RegionKernel> compile_map(Backend& backend, const Region& region) {
+  return std::make_unique<MapKernel>(backend, region);
+}
+
+}  // namespace rp

@@ -1,0 +1,185 @@
+// What an op costs beside its arithmetic: run at once, noted on the tape, recorded, matched, planned, replayed,
+// compiled.
+#include "reprise/backends/cpu/jit.h"
+#include "reprise/bench/cases.h"
+#include "reprise/core/expr.h"
+#include "reprise/fusion/plan.h"
+#include "reprise/reprise.h"
+
+namespace bench {
+namespace {
+
+using rp::Tensor;
+
+constexpr int chain_ops = 100;
+constexpr int64_t tiny = 8;
+
+/// `chain_ops` ops, additions and multiplications in turn, on 8 elements.
+Tensor chain(const Tensor& x, const Tensor& y) {
+  Tensor v = x;
+  for (int i = 0; i < chain_ops; i += 2) v = (v + y) * x;
+  return v;
+}
+
+/// The graph of `chain`, planned, with memory to run on.
+class ChainPlan {
+ public:
+  ChainPlan(const Tensor& x, const Tensor& y, bool fuse)
+      : x_(x), y_(y), plan_(graph(&x.layout()), x.device(), {.fuse = fuse, .keep_graph = true}) {
+    out_ = rp::zeros(x.shape());
+    inputs_[0] = x_.bytes();
+    inputs_[1] = y_.bytes();
+    storages_[0] = x_.impl()->storage;
+    storages_[1] = y_.impl()->storage;
+    outputs_[0] = out_.bytes();
+  }
+
+  void run() const { plan_.run({.inputs = inputs_, .storages = storages_, .outputs = outputs_, .scalars = nullptr}); }
+  int kernels() const { return plan_.kernels(); }
+
+  static rp::Graph graph(const rp::Layout* layout) {
+    rp::GraphBuilder builder;
+    const int32_t x = builder.input(layout, -1), y = builder.input(layout, -1);
+    const rp::Op *add = rp::find_op("add"), *mul = rp::find_op("mul");
+    int32_t v = x;
+    for (int i = 0; i < chain_ops; i += 2) {
+      v = builder.add({.op = add, .inputs = {v, y}, .layout = layout});
+      v = builder.add({.op = mul, .inputs = {v, x}, .layout = layout});
+    }
+    builder.graph().outputs = {v};
+    return builder.take();
+  }
+
+ private:
+  Tensor x_, y_, out_;
+  rp::Plan plan_;
+  std::byte* inputs_[2];
+  rp::Storage* storages_[2];
+  std::byte* outputs_[1];
+};
+
+Tensor tiny_tensor() { return rp::uniform({tiny}, 0.25, 0.75); }
+
+/// A result in ns an op from times of whole chains.
+Result per_op(const std::optional<Times>& eager, const std::optional<Times>& captured, const Timing& timing,
+              double ops = chain_ops) {
+  Result result;
+  if (eager) result.eager_ns = median(*eager) / ops;
+  if (captured) result.captured_ns = median(*captured) / ops;
+  result.spread = spread(captured ? *captured : *eager);
+  result.system_calls = timing.system_calls;
+  return result;
+}
+
+Result eager_op(bool tape) {
+  Tensor x = tiny_tensor(), y = tiny_tensor();
+  if (tape) x.set_requires_grad();
+  const Timing timing = interleave({{rp::Mode::eager, [&] { chain(x, y); }}});
+  return per_op(timing.of[0], {}, timing);
+}
+
+Result eager_scalar_op() {
+  Tensor x = tiny_tensor();
+  const Timing timing = interleave({{rp::Mode::eager, [&] {
+                                       Tensor v = x;
+                                       for (int i = 0; i < chain_ops; i += 2) v = (v + 0.25f) * 0.5f;
+                                     }}});
+  return per_op(timing.of[0], {}, timing);
+}
+
+/// A captured call without what its plan takes.
+Result match(bool tape) {
+  Tensor x = tiny_tensor(), y = tiny_tensor();
+  const ChainPlan plan(x, y, true);
+  if (tape) x.set_requires_grad();
+  auto captured = rp::capture([&] { return chain(x, y).detach(); });
+  const Timing timing = interleave({{rp::Mode::eager, [&] { captured(); }},
+                                    {rp::Mode::graph, [&] { captured(); }},
+                                    {rp::Mode::eager, [&] { plan.run(); }}});
+  return per_op(timing.of[0], difference(timing.of[1], timing.of[2]), timing);
+}
+
+/// Plans whose nodes are kernels of their own.
+Result replay() {
+  const Tensor x = tiny_tensor(), y = tiny_tensor();
+  const ChainPlan plan(x, y, false);
+  const Timing timing = interleave({{rp::Mode::eager, [&] { chain(x, y); }}, {rp::Mode::eager, [&] { plan.run(); }}});
+  Result result = per_op(timing.of[0], timing.of[1], timing);
+  *result.captured_ns *= static_cast<double>(chain_ops) / plan.kernels();
+  return result;
+}
+
+/// The first call of a capture without what eager takes for the same.
+Result record() {
+  const Tensor x = tiny_tensor(), y = tiny_tensor();
+  auto captured = rp::capture([&] { return chain(x, y); });
+  const Timing timing = interleave(
+      {{rp::Mode::eager, [&] { captured(); }}, {rp::Mode::graph, [&] { captured(); }, [&] { captured.reset(); }}});
+  return per_op(timing.of[0], difference(timing.of[1], timing.of[0]), timing);
+}
+
+/// The second call, which plans, without what a later one takes. Machine code is there already.
+Result first_plan() {
+  const Tensor x = tiny_tensor(), y = tiny_tensor();
+  const auto body = [&] { return chain(x, y); };
+  auto fresh = rp::capture(body), steady = rp::capture(body);
+  const auto record = [&] {
+    fresh.reset();
+    fresh();
+  };
+  const Timing timing = interleave({{rp::Mode::graph, [&] { steady(); }}, {rp::Mode::graph, [&] { fresh(); }, record}});
+  return per_op({}, difference(timing.of[1], timing.of[0]), timing);
+}
+
+/// Machine code for one program, made anew each time.
+Result compile(const rp::Program& program) {
+  std::string why;
+  const Timing timing = interleave({{rp::Mode::eager, [&] { rp::jit_compile(program, &why); }}});
+  return per_op({}, timing.of[0], timing, 1);
+}
+
+rp::Program lstm_program() {
+  rp::ProgramBuilder b;
+  rp::Value in[5];
+  for (rp::Value& v : in) v = b.load(b.operand(rp::DType::f32, rp::Access::contiguous));
+  const int c_out = b.operand(rp::DType::f32, rp::Access::contiguous, true);
+  const int h_out = b.operand(rp::DType::f32, rp::Access::contiguous, true);
+  const rp::Value c = sigmoid(in[0]) * in[4] + sigmoid(in[1]) * tanh(in[2]);
+  b.store(c, c_out);
+  b.store(sigmoid(in[3]) * tanh(c), h_out);
+  return b.take();
+}
+
+rp::Program cheap_program() {
+  rp::ProgramBuilder b;
+  rp::Value in[3];
+  for (rp::Value& v : in) v = b.load(b.operand(rp::DType::f32, rp::Access::contiguous));
+  const int out = b.operand(rp::DType::f32, rp::Access::contiguous, true);
+  b.store(max(in[0] * in[1] + in[2], 0.0) * 1.5 - in[0], out);
+  return b.take();
+}
+
+}  // namespace
+
+std::vector<Case> dispatch_cases() {
+  const auto eager = [](double ns) { return Goal{Goal::Of::eager, ns}; };
+  const auto captured = [](double ns) { return Goal{Goal::Of::captured, ns}; };
+  std::vector<Case> cases{
+      {"dispatch/tiny_op", eager(50), 0, [] { return eager_op(false); }},
+      {"dispatch/tiny_op_scalar", eager(50), 0, eager_scalar_op},
+      {"dispatch/tiny_op_tape", eager(80), 0, [] { return eager_op(true); }},
+      {"dispatch/match_op", captured(30), 0, [] { return match(false); }},
+      {"dispatch/match_op_tape", captured(60), 0, [] { return match(true); }},
+      {"dispatch/replay_node", captured(15), 0, replay},
+      {"dispatch/record_op", {}, 0, record},
+      {"dispatch/plan_op", captured(25000), 0, first_plan},
+  };
+  std::string why;
+  if (rp::jit_compile(cheap_program(), &why)) {
+    cases.push_back({"dispatch/compile_lstm", captured(50000), 0, [] { return compile(lstm_program()); }});
+    cases.push_back({"dispatch/compile_cheap", captured(50000), 0, [] { return compile(cheap_program()); }});
+  }
+  return cases;
+}
+
+}  // namespace bench

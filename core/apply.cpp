@@ -1,0 +1,83 @@
+#include <algorithm>
+#include <vector>
+
+#include "reprise/core/engine.h"
+#include "reprise/core/fail.h"
+#include "reprise/core/infer.h"
+#include "reprise/core/ops/entries.h"
+
+namespace rp {
+
+bool wants_grad(const Tensor& t) noexcept {
+  const TensorImpl& impl = *t.impl();
+  return (impl.grad || impl.storage->history) && t.requires_grad();
+}
+
+namespace {
+
+bool any_wants_grad(const Call& call) {
+  return std::any_of(call.inputs.begin(), call.inputs.end(), [](const Tensor* t) { return wants_grad(*t); });
+}
+
+Tensor compute(const Call& call) {
+  if (thread_state.recorder) return engine.record(*thread_state.recorder, call);
+  return run_now(call);
+}
+
+}  // namespace
+
+const Layout* infer(const Call& call) {
+  const Layout* few[8];
+  std::vector<const Layout*> many;
+  const size_t n = call.inputs.size();
+  if (n > std::size(few)) many.resize(n);
+  const Layout** layouts = many.empty() ? few : many.data();
+  for (size_t i = 0; i < n; ++i) layouts[i] = &call.inputs[i]->layout();
+  return call.op->shape({*call.op, {layouts, n}, call.attrs, call.scalars, call.scalar_mask});
+}
+
+int64_t view_offset(const Call& call) {
+  if (!call.op->view_offset) return 0;
+  const Layout* layout = &call.inputs[0]->layout();
+  return call.op->view_offset({*call.op, {&layout, 1}, call.attrs, call.scalars, call.scalar_mask});
+}
+
+Tensor run_now(const Call& call) {
+  const Layout* out = infer(call);
+  if (call.op->kind == Kind::view) {
+    const Tensor& base = *call.inputs[0];
+    return alias(base, out, base.impl()->offset + view_offset(call));
+  }
+  return engine.run(call, out);
+}
+
+Tensor apply(const Call& call) {
+  const Op& op = *call.op;
+  if (!thread_state.grad || !any_wants_grad(call)) return compute(call);
+  if (op.kind == Kind::composite && !op.gradient.rule) {
+    std::vector<Tensor> inputs;
+    for (const Tensor* t : call.inputs) inputs.push_back(*t);
+    return op.body(inputs, call.attrs, call.scalars);
+  }
+  Tensor y = compute(call);
+  if (op.gradient.rule && is_floating(y.dtype())) engine.note(call, y);
+  return y;
+}
+
+void write(const Tensor& target, const Tensor& value) {
+  engine.check_write(target);
+  const Tensor* inputs[] = {&target, &value};
+  const Call call{.op = &write_op, .inputs = inputs};
+  if (thread_state.recorder) engine.record(*thread_state.recorder, call);
+  else engine.run(call, target.impl()->layout);
+  engine.note_write(target, value);
+}
+
+void apply_into(const Tensor& target, const Call& call) {
+  const bool noted = thread_state.grad && (any_wants_grad(call) || wants_grad(target));
+  if (noted || thread_state.recorder) return write(target, apply(call));
+  engine.check_write(target);
+  engine.run_into(target, call);
+}
+
+}  // namespace rp

@@ -1,0 +1,67 @@
+#pragma once
+// What the engine needs from a device. Everything else about a device stays inside its folder.
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "reprise/core/op.h"
+
+namespace rp {
+
+/// A tensor as kernels see it: the address of its first element and its layout.
+struct View {
+  std::byte* data = nullptr;
+  const Layout* layout = nullptr;
+};
+
+struct KernelCall {
+  const Op& op;
+  std::span<const View> inputs;
+  View output;
+  const Attrs& attrs;
+  const Scalars& scalars;
+};
+
+/// A Program made executable.
+struct Compiled {
+  KernelFn run = nullptr;
+  const void* context = nullptr;  // goes into KernelArgs::context
+  Program program;
+  std::string form;               // "jit avx2", "tile"
+  size_t code_bytes = 0;
+};
+
+struct Region;  // fusion/region.h
+
+/// One run of a region.
+struct RegionCall {
+  std::byte* const* pointers;  // the first element of each operand of the region, in order
+  const uint64_t* scalars;     // its run-time scalars
+  Storage* const* storages;    // per operand: the storage of an input, null for what the plan itself holds
+};
+
+/// A region made executable for fixed layouts. Safe to run from several threads at once.
+class RegionKernel {
+ public:
+  virtual ~RegionKernel() = default;
+  virtual void run(const RegionCall& call) const = 0;
+  /// How it runs ("jit avx2", "tile", a library's name), for reports.
+  virtual std::string form() const = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view name() const = 0;
+  virtual std::byte* allocate(size_t bytes) = 0;  // 64-byte aligned
+  virtual void release(std::byte* data, size_t bytes) noexcept = 0;
+  virtual void copy(std::byte* to, const std::byte* from, size_t bytes) = 0;
+  virtual void synchronize() = 0;
+  /// The kernel of an op of kind contract or kernel for elements of `dtype`, or null with the reason in `why`.
+  virtual Kernel find(const Op& op, DType dtype, std::string* why) = 0;
+  /// Compiled form of a program; equal programs give the same object, which lives for ever.
+  virtual const Compiled* compile(const Program& program) = 0;
+  virtual std::unique_ptr<RegionKernel> compile(const Region& region) = 0;
+};
+
+}  // namespace rp

@@ -1,0 +1,51 @@
+#pragma once
+// The calls from core to what stands right of it. One file at the root, engine.cpp, fills the table with constants.
+#include "reprise/core/backend.h"
+
+namespace rp {
+
+class Recorder;
+class Executable;
+struct Graph;
+
+struct Engine {
+  Backend& (*backend)(Device);
+  /// Computes a call now.
+  Tensor (*run)(const Call& call, const Layout* out);
+  /// Computes a call now, replacing the elements of `target`, which has the result's shape and dtype.
+  void (*run_into)(const Tensor& target, const Call& call);
+  /// Computes a call now into a tensor of the result's layout that shares no storage with the inputs.
+  void (*run_out)(const Call& call, const Tensor& out);
+  /// The same for what is not a plain contiguous map or a single kernel: through the cached plan of a graph of one op.
+  void (*run_plan)(const Call& call, const Tensor& out);
+  /// Makes a graph executable.
+  std::unique_ptr<Executable> (*compile)(Graph graph, Device device);
+  /// Notes a call on the tape; `out` becomes a non-leaf.
+  void (*note)(const Call& call, const Tensor& out);
+  /// Notes that the elements of `target` have been replaced by those of `value`.
+  void (*note_write)(const Tensor& target, const Tensor& value);
+  /// Checks that `target` may be written under the tape; throws otherwise.
+  void (*check_write)(const Tensor& target);
+  void (*drop_grad)(GradState*) noexcept;
+  void (*drop_history)(WriteHistory*) noexcept;
+  void (*backward)(const Tensor& output, const Tensor& seed, bool retain_graph);
+  /// Records a call, running or deferring it.
+  Tensor (*record)(Recorder&, const Call& call);
+  /// Makes the elements of `t` readable by the host: runs what is pending if they depend on it.
+  void (*before_read)(const Tensor& t);
+  /// Makes them writable by the host: runs everything that is pending.
+  void (*before_write)(const Tensor& t);
+};
+extern const Engine engine;
+
+/// What apply looks at first.
+struct ThreadState {
+  Recorder* recorder = nullptr;  // not null while a capture is armed
+  bool grad = true;              // ops may be noted on the tape
+};
+inline constinit thread_local ThreadState thread_state;
+
+/// The gradient state asks for notes: some input, directly or through its history, requires a gradient.
+bool wants_grad(const Tensor& t) noexcept;
+
+}  // namespace rp

@@ -1,0 +1,98 @@
+#include "reprise/core/graph.h"
+
+#include <algorithm>
+
+#include "reprise/core/fail.h"
+#include "reprise/core/hash.h"
+#include "reprise/core/ops/entries.h"
+
+namespace rp {
+
+constinit const Op after_op{
+    .name = "after", .kind = Kind::view, .operands = 2, .shape = [](const ShapeCall& c) { return c.inputs[0]; }};
+
+int32_t base_of(const Graph& graph, int32_t node) {
+  while (graph[node].op->kind == Kind::view || graph[node].op->kind == Kind::write) node = graph[node].inputs[0];
+  return node;
+}
+
+namespace {
+
+// Nodes with run-time scalars are never shared by value, writes and inputs are events, not values.
+bool shareable(const Node& n) {
+  return !n.own && n.op->kind != Kind::input && n.op->kind != Kind::write &&
+         std::all_of(n.scalars.begin(), n.scalars.end(), [](const ScalarSource& s) { return s.parameter < 0; });
+}
+
+bool same(const Node& a, const Node& b) {
+  return a.op == b.op && a.inputs == b.inputs && a.attrs == b.attrs && a.layout == b.layout &&
+         a.scalar_mask == b.scalar_mask && a.scalars == b.scalars;
+}
+
+size_t hash(const Node& n) {
+  size_t h = hash_mix(reinterpret_cast<size_t>(n.op), reinterpret_cast<size_t>(n.layout));
+  h = hash_bytes(h, n.inputs.data(), n.inputs.size() * sizeof(int32_t));
+  for (const ScalarSource& s : n.scalars) h = hash_mix(h, s.bits);
+  return hash_bytes(h, n.attrs.data(), static_cast<size_t>(n.attrs.size()));
+}
+
+}  // namespace
+
+int32_t GraphBuilder::input(const Layout* layout, int32_t alias_of, const Loc& loc) {
+  const auto k = static_cast<int32_t>(graph_.inputs.size());
+  graph_.aliases.push_back(alias_of < 0 ? k : alias_of);
+  graph_.nodes.push_back({.op = &input_op, .layout = layout, .loc = loc});
+  graph_.inputs.push_back(graph_.size() - 1);
+  return graph_.size() - 1;
+}
+
+int32_t GraphBuilder::add(Node node) {
+  if (!shareable(node)) {
+    graph_.nodes.push_back(std::move(node));
+    return graph_.size() - 1;
+  }
+  if (2 * count_ >= shared_.size()) grow();
+  size_t at = hash(node) & (shared_.size() - 1);
+  for (; shared_[at] >= 0; at = (at + 1) & (shared_.size() - 1))
+    if (same(graph_[shared_[at]], node)) return shared_[at];
+  shared_[at] = graph_.size();
+  ++count_;
+  graph_.nodes.push_back(std::move(node));
+  return graph_.size() - 1;
+}
+
+void GraphBuilder::grow() {
+  const std::vector<int32_t> old = std::move(shared_);
+  shared_.assign(std::max<size_t>(64, old.size() * 2), -1);
+  for (int32_t i : old) {
+    if (i < 0) continue;
+    size_t at = hash(graph_[i]) & (shared_.size() - 1);
+    while (shared_[at] >= 0) at = (at + 1) & (shared_.size() - 1);
+    shared_[at] = i;
+  }
+}
+
+void verify(const Graph& g, std::string_view stage) {
+  const auto broken = [&](int32_t i, std::string_view what) {
+    fail("graph after {}: node %{} ({}) {}", stage, i, g[i].op->name, what);
+  };
+  for (int32_t i = 0; i < g.size(); ++i) {
+    const Node& n = g[i];
+    std::vector<const Layout*> layouts;
+    for (int32_t in : n.inputs) {
+      if (in < 0 || in >= i) broken(i, "names a later node");
+      layouts.push_back(g[in].layout);
+    }
+    if (n.op->kind == Kind::input) continue;
+    for (const ScalarSource& s : n.scalars)
+      if (s.parameter >= g.parameters) broken(i, "names a scalar that is not there");
+    Scalars scalars;
+    for (const ScalarSource& s : n.scalars) scalars.bits[scalars.count++] = s.bits;
+    if (n.op->shape({*n.op, layouts, n.attrs, scalars, n.scalar_mask}) != n.layout) broken(i, "breaks its shape rule");
+  }
+  for (const auto& list : {g.inputs, g.outputs, g.writes})
+    for (int32_t i : list)
+      if (i < 0 || i >= g.size()) fail("graph after {}: %{} does not exist", stage, i);
+}
+
+}  // namespace rp

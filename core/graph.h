@@ -1,0 +1,74 @@
+#pragma once
+// The Graph: a recorded program as data. Nodes stand in program order, each naming earlier ones, so a graph is SSA by
+// construction. Memory that is written appears functionally: `write(place, value, before)` is the next version of the
+// storage that `place` lies in, and `after(place, write)` is that place's value in that version. Views name their base.
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "reprise/core/op.h"
+
+namespace rp {
+
+/// Where a node's run-time scalar comes from: parameter `parameter` of the graph, or, if that is negative, fixed bits (only
+/// for numbers that are part of a composite's body).
+struct ScalarSource {
+  int32_t parameter = -1;
+  uint64_t bits = 0;
+  bool operator==(const ScalarSource&) const = default;
+};
+
+struct Node {
+  const Op* op = nullptr;
+  std::vector<int32_t> inputs{};
+  Attrs attrs{};
+  std::vector<ScalarSource> scalars{};
+  uint8_t scalar_mask = 0;
+  bool own = false;  // its elements are written later: never shared with an equal node
+  const Layout* layout = nullptr;  // of a view: over the elements of its base
+  Loc loc{};
+};
+
+struct Graph {
+  std::vector<Node> nodes;
+  std::vector<int32_t> inputs;   // nodes of op `input`, in the order of the graph's parameters
+  std::vector<int32_t> aliases;  // per input: the first input that shares its storage
+  std::vector<int32_t> outputs;  // values the caller wants
+  std::vector<int32_t> writes;   // the last write of every input storage that is written
+  int32_t parameters = 0;        // run-time scalars
+
+  const Node& operator[](int32_t i) const { return nodes[static_cast<size_t>(i)]; }
+  int32_t size() const { return static_cast<int32_t>(nodes.size()); }
+};
+
+/// after(place, write): the elements of `place` once `write` is done.
+extern const Op after_op;
+
+/// The base whose elements a node's value lies in: itself unless it is a view, an `after` or a write.
+int32_t base_of(const Graph& graph, int32_t node);
+
+/// Text that `parse_graph` reads back; each line ends with the op's source line.
+std::string to_string(const Graph& graph);
+/// Throws Error with the line number if the text is not a graph.
+Graph parse_graph(std::string_view text);
+
+/// Checks the invariants: operands stand before their users, layouts follow the shape rules, outputs exist. Throws Error
+/// naming `stage` and the node otherwise.
+void verify(const Graph& graph, std::string_view stage);
+
+/// Appends nodes, sharing equal ones (same op, inputs, attrs, no scalars) as it goes.
+class GraphBuilder {
+ public:
+  int32_t input(const Layout* layout, int32_t alias_of, const Loc& loc = {});
+  int32_t add(Node node);
+  Graph& graph() { return graph_; }
+  Graph take() { return std::move(graph_); }
+
+ private:
+  Graph graph_;
+  std::vector<int32_t> shared_;  // open-addressed table of shareable nodes
+  size_t count_ = 0;
+  void grow();
+};
+
+}  // namespace rp

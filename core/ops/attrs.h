@@ -1,0 +1,80 @@
+#pragma once
+// The structural arguments of the ops that have any. Each struct lists its members once, for printing and parsing.
+#include "reprise/core/op.h"
+
+namespace rp {
+
+/// A wanted result: creation, reshape, expand and gradients that must know the shape they belong to.
+struct SpecAttrs {
+  const Layout* spec;  // contiguous
+  static constexpr Field fields[] = {{"spec", FieldType::spec, 0}};
+};
+
+struct ReduceAttrs {
+  int32_t axes;  // bit a: axis a is reduced
+  int32_t keepdim;
+  static constexpr Field fields[] = {{"axes", FieldType::i32, 0}, {"keepdim", FieldType::boolean, 4}};
+};
+
+struct AxisAttrs {
+  int32_t axis;
+  static constexpr Field fields[] = {{"axis", FieldType::i32, 0}};
+};
+
+struct ArgAttrs {
+  int32_t axis;
+  int32_t keepdim;
+  static constexpr Field fields[] = {{"axis", FieldType::i32, 0}, {"keepdim", FieldType::boolean, 4}};
+};
+
+/// Scatter: the axis and the result's shape.
+struct ScatterAttrs {
+  const Layout* spec;
+  int64_t axis;
+  static constexpr Field fields[] = {{"spec", FieldType::spec, 0}, {"axis", FieldType::i64, 8}};
+};
+
+struct PermuteAttrs {
+  int32_t axes[max_rank];  // axis i of the result is axis axes[i] of the input; unused places are 0
+  int32_t rank;
+  static constexpr Field fields[] = {{"axes", FieldType::i32, 0, max_rank}, {"rank", FieldType::i32, 32}};
+};
+
+/// Part of one axis. The start is a run-time scalar (i64): it changes no shape.
+struct SliceAttrs {
+  int64_t length, step;
+  int64_t axis;
+  static constexpr Field fields[] = {
+      {"length", FieldType::i64, 0}, {"step", FieldType::i64, 8}, {"axis", FieldType::i64, 16}};
+};
+
+struct CastAttrs {
+  int32_t dtype;  // a DType
+  static constexpr Field fields[] = {{"dtype", FieldType::dtype, 0}};
+};
+
+/// A small number added for stability, by the bits of its double: it is part of the structure, not a run-time scalar.
+struct EpsAttrs {
+  int64_t bits;
+  static constexpr Field fields[] = {{"eps_bits", FieldType::i64, 0}};
+};
+
+/// A convolution's geometry: strides, padding on each side, dilation, data format (a DataFormat). `spec`, in the gradient
+/// ops, is the shape of the result; null in conv2d.
+struct ConvAttrs {
+  int32_t stride_h, stride_w, top, left, bottom, right, dilation_h, dilation_w, format, groups;
+  const Layout* spec;
+  static constexpr Field fields[] = {
+      {"stride", FieldType::i32, 0, 2},    {"padding", FieldType::i32, 8, 4}, {"dilation", FieldType::i32, 24, 2},
+      {"format", FieldType::i32, 32},      {"groups", FieldType::i32, 36},    {"spec", FieldType::spec, 40}};
+};
+
+struct PoolAttrs {
+  int32_t window_h, window_w, stride_h, stride_w, top, left, bottom, right, format, unused;
+  const Layout* spec;  // avg_pool2d_backward: the shape of the result; null otherwise
+  static constexpr Field fields[] = {{"window", FieldType::i32, 0, 2},  {"stride", FieldType::i32, 8, 2},
+                                     {"padding", FieldType::i32, 16, 4}, {"format", FieldType::i32, 32},
+                                     {"unused", FieldType::i32, 36},     {"spec", FieldType::spec, 40}};
+};
+
+}  // namespace rp

@@ -1,0 +1,69 @@
+#include "reprise/core/switches.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <numeric>
+#include <vector>
+
+#include "reprise/core/fail.h"
+
+namespace rp {
+namespace {
+
+constexpr std::string_view prefix = "REPRISE_";
+
+constexpr std::array table{
+    Switch{"REPRISE_MODE", "what captures do: eager, graph (the default) or verify"},
+    Switch{"REPRISE_JIT", "0: fused loops run as compiled-in tile kernels instead of generated machine code"},
+    Switch{"REPRISE_ISA", "widest vector instructions to use: avx2 (the default where the CPU has it) or avx512"},
+    Switch{"REPRISE_THREADS", "threads that kernels may use; default: one per core"},
+    Switch{"REPRISE_DISABLE", "passes to leave out, by name, separated by commas: hoist,batch"},
+    Switch{"REPRISE_LOG", "1: recordings, plans and refusals are reported on standard error"},
+};
+
+/// Levenshtein's distance: insertions, deletions and replacements that turn `a` into `b`.
+size_t edits(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
+      diagonal = row[j];
+      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row.back();
+}
+
+bool known(std::string_view name) { return std::ranges::find(table, name, &Switch::name) != table.end(); }
+
+std::string_view nearest(std::string_view name) {
+  return std::ranges::min(table, {}, [&](const Switch& s) { return edits(name, s.name); }).name;
+}
+
+void check_environment() {
+  for (char** entry = environ; entry && *entry; ++entry) {
+    const std::string_view text = *entry;
+    if (!text.starts_with(prefix)) continue;
+    const std::string_view name = text.substr(0, text.find('='));
+    if (!known(name)) fail("{}: there is no such switch; did you mean {}?", name, nearest(name));
+  }
+}
+
+}  // namespace
+
+std::span<const Switch> switches() { return table; }
+
+std::string switch_value(std::string_view name) {
+  if (!known(name)) fail("switch_value: expected the name of a switch, got \"{}\"", name);
+  check_environment();
+  const char* value = std::getenv(std::string(name).c_str());
+  return value ? value : "";
+}
+
+}  // namespace rp

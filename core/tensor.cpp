@@ -1,0 +1,254 @@
+#include "reprise/core/tensor.h"
+
+#include <cstring>
+#include <limits>
+
+#include "reprise/core/block.h"
+#include "reprise/core/engine.h"
+#include "reprise/core/fail.h"
+
+namespace rp {
+namespace {
+
+// A tensor that owns its elements: handle, storage and, if they are few, the elements themselves in one block.
+struct Block {
+  TensorImpl impl;
+  Storage storage;
+};
+constexpr size_t header_bytes = (sizeof(Block) + 63) / 64 * 64;
+constexpr size_t inline_bytes = block_sizes[2] - header_bytes;
+static_assert(header_bytes <= block_sizes[1]);
+
+Block* block_of(Storage* s) {
+  return reinterpret_cast<Block*>(reinterpret_cast<std::byte*>(s) - offsetof(Block, storage));
+}
+
+size_t block_bytes(const Storage& s) { return header_bytes + (s.is_inline ? s.bytes : 0); }
+
+alignas(64) std::byte nothing[64];  // where empty tensors point
+
+Block* make_block(const Layout* layout, size_t bytes, bool elements_inline) {
+  void* memory = allocate_block(header_bytes + (elements_inline ? bytes : 0));
+  auto* block = new (memory) Block;
+  block->impl.owns_block = true;
+  block->impl.layout = layout;
+  block->impl.storage = &block->storage;
+  block->storage.bytes = bytes;
+  block->storage.device = layout->spec.device;
+  block->storage.is_inline = elements_inline;
+  if (elements_inline) block->storage.data = static_cast<std::byte*>(memory) + header_bytes;
+  return block;
+}
+
+}  // namespace
+
+Tensor allocate(const Layout* packed) {
+  const size_t bytes = packed->bytes();
+  const bool small = bytes <= inline_bytes && packed->spec.device.kind == DeviceKind::cpu;
+  Block* block = make_block(packed, bytes, small && bytes);
+  Tensor t(&block->impl);
+  if (!block->storage.is_inline) materialize(block->storage, bytes);
+  return t;
+}
+
+Tensor allocate_pending(const Layout* packed) {
+  Block* block = make_block(packed, packed->bytes(), false);
+  if (!block->storage.bytes) block->storage.data = nothing;
+  return Tensor(&block->impl);
+}
+
+void materialize(Storage& storage, size_t bytes) {
+  storage.bytes = bytes;
+  storage.data = bytes ? engine.backend(storage.device).allocate(bytes) : nothing;
+}
+
+Tensor storage_view(Storage* storage, const Layout* layout) {
+  auto* impl = new (allocate_block(sizeof(TensorImpl))) TensorImpl;
+  impl->layout = layout;
+  impl->storage = storage;
+  retain(storage);
+  return Tensor(impl);
+}
+
+Tensor alias(const Tensor& base, const Layout* layout, int64_t offset) {
+  Tensor t = storage_view(base.impl()->storage, layout);
+  t.impl()->offset = offset;
+  return t;
+}
+
+Tensor bare_alias(const Tensor& t) {
+  Tensor other = alias(t, t.impl()->layout, t.impl()->offset);
+  other.impl()->epoch = t.impl()->epoch;
+  other.impl()->slot = t.impl()->slot;
+  return other;
+}
+
+Tensor adopt(void* data, const Layout* layout, void (*release)(void*), void* context) {
+  Block* block = make_block(layout, layout->bytes(), false);
+  block->storage.data = static_cast<std::byte*>(data);
+  block->storage.release = release ? release : [](void*) {};
+  block->storage.release_context = context;
+  block->storage.exposed = true;
+  return Tensor(&block->impl);
+}
+
+TensorImpl* owner_of(Storage& storage) noexcept {
+  TensorImpl& impl = block_of(&storage)->impl;
+  return impl.refs.load(std::memory_order_relaxed) ? &impl : nullptr;
+}
+
+void attach(Storage& storage, std::unique_ptr<Attachment> attachment) {
+  attachment->next = std::move(storage.attached);
+  storage.attached = std::move(attachment);
+}
+
+void retain(Storage* storage) noexcept { storage->refs.fetch_add(1, std::memory_order_relaxed); }
+
+void drop(Storage* s) noexcept {
+  if (s->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  s->attached.reset();
+  if (s->history) engine.drop_history(std::exchange(s->history, nullptr));
+  if (s->release) s->release(s->release_context);
+  else if (s->data && s->data != nothing && !s->is_inline) engine.backend(s->device).release(s->data, s->bytes);
+  Block* block = block_of(s);
+  const size_t bytes = block_bytes(*s);
+  s->~Storage();
+  free_block(block, bytes);
+}
+
+void Tensor::release() noexcept {
+  if (impl_->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  if (impl_->grad) engine.drop_grad(std::exchange(impl_->grad, nullptr));
+  Storage* storage = impl_->storage;
+  if (!impl_->owns_block) free_block(impl_, sizeof(TensorImpl));
+  drop(storage);  // frees an owning handle's block once no view needs the elements
+}
+
+const Layout& Tensor::undefined() { fail("tensor: expected a defined tensor, got an empty handle"); }
+
+int64_t Tensor::size(int axis, Loc loc) const {
+  At at(loc);
+  const int r = rank();
+  if (axis < -r || axis >= r) fail("size: axis {} of a tensor with {} axes", axis, r);
+  return shape()[axis < 0 ? axis + r : axis];
+}
+
+// ---- host access ----------------------------------------------------------------------------------------------------
+
+namespace {
+
+// Calls `f(address, index)` for every element in row-major order.
+template <class F>
+void for_each_element(const Layout& layout, std::byte* base, F&& f) {
+  const auto element = static_cast<int64_t>(size_of(layout.dtype()));
+  Dims at = layout.shape();
+  for (int i = 0; i < at.rank(); ++i) at[i] = 0;
+  int64_t offset = 0;
+  for (int64_t n = 0; n < layout.numel; ++n) {
+    f(base + offset * element, n);
+    for (int i = layout.rank() - 1; i >= 0; --i) {
+      offset += layout.strides[i];
+      if (++at[i] < layout.shape()[i]) break;
+      offset -= layout.strides[i] * layout.shape()[i];
+      at[i] = 0;
+    }
+  }
+}
+
+template <class To, class From>
+To converted(From v) {
+  if constexpr (std::is_same_v<To, bool>) return v != From{0};
+  else if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) {
+    // As the engine's own conversion: what does not fit becomes the least integer.
+    constexpr From limit = static_cast<From>(uint64_t{1} << (sizeof(To) * 8 - 1));
+    return v >= -limit && v < limit ? static_cast<To>(v) : std::numeric_limits<To>::min();
+  } else return static_cast<To>(v);
+}
+
+void check_host(const Tensor& t, const char* what) {
+  if (t.device().kind != DeviceKind::cpu) fail("{}: expected a tensor on the CPU", what);
+}
+
+}  // namespace
+
+template <class T>
+std::vector<T> Tensor::to_vector(Loc loc) const {
+  At at(loc);
+  check_host(*this, "to_vector");
+  std::vector<T> values(static_cast<size_t>(numel()));
+  engine.before_read(*this);
+  visit_dtype(dtype(), [&]<class E>(E) {
+    for_each_element(layout(), bytes(), [&](std::byte* p, int64_t i) {
+      E v;
+      std::memcpy(&v, p, sizeof v);
+      values[static_cast<size_t>(i)] = converted<T>(v);
+    });
+  });
+  return values;
+}
+
+template <class T>
+T Tensor::item(Loc loc) const {
+  At at(loc);
+  if (numel() != 1) fail("item: expected a tensor with one element, got {}", to_string(spec()));
+  check_host(*this, "item");
+  engine.before_read(*this);
+  return visit_dtype(dtype(), [&]<class E>(E v) {
+    std::memcpy(&v, bytes(), sizeof v);
+    return converted<T>(v);
+  });
+}
+
+template <class T>
+std::span<const T> Tensor::data(Loc loc) const {
+  At at(loc);
+  check_host(*this, "data");
+  if (dtype() != dtype_of<T>()) fail("data: expected {}, the tensor is {}", name_of(dtype_of<T>()), name_of(dtype()));
+  if (!is_contiguous()) fail("data: expected a contiguous tensor, got {} with strides {}", to_string(spec()),
+                             rp::to_string(strides()));
+  engine.before_read(*this);
+  return {reinterpret_cast<const T*>(bytes()), static_cast<size_t>(numel())};
+}
+
+template <class T>
+T* Tensor::unsafe_data(Loc loc) {
+  const auto values = data<T>(loc);
+  engine.before_write(*this);
+  impl_->storage->exposed = true;
+  ++impl_->storage->version;
+  ++impl_->storage->content;
+  return const_cast<T*>(values.data());
+}
+
+template <class T>
+void Tensor::copy_from(std::span<const T> values, Loc loc) {
+  At at(loc);
+  check_host(*this, "copy_from");
+  if (static_cast<int64_t>(values.size()) != numel())
+    fail("copy_from: expected {} values for {}, got {}", numel(), to_string(spec()), values.size());
+  engine.check_write(*this);
+  engine.before_write(*this);
+  visit_dtype(dtype(), [&]<class E>(E) {
+    for_each_element(layout(), bytes(), [&](std::byte* p, int64_t i) {
+      const E v = converted<E>(values[static_cast<size_t>(i)]);
+      std::memcpy(p, &v, sizeof v);
+    });
+  });
+  ++impl_->storage->version;
+  ++impl_->storage->content;
+}
+
+#define RP_INSTANTIATE(T)                                         \
+  template std::vector<T> Tensor::to_vector<T>(Loc) const;        \
+  template T Tensor::item<T>(Loc) const;                          \
+  template std::span<const T> Tensor::data<T>(Loc) const;         \
+  template T* Tensor::unsafe_data<T>(Loc);                        \
+  template void Tensor::copy_from<T>(std::span<const T>, Loc);
+RP_INSTANTIATE(int32_t)
+RP_INSTANTIATE(int64_t)
+RP_INSTANTIATE(float)
+RP_INSTANTIATE(double)
+RP_INSTANTIATE(bool)
+#undef RP_INSTANTIATE
+
+}  // namespace rp

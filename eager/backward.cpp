@@ -1,0 +1,310 @@
+// The walk over the tape.
+#include <algorithm>
+#include <bit>
+#include <queue>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "reprise/core/engine.h"
+#include "reprise/core/fail.h"
+#include "reprise/core/ops.h"
+#include "reprise/core/ops/entries.h"
+#include "reprise/eager/grad.h"
+#include "reprise/eager/tape.h"
+
+namespace rp {
+namespace {
+
+Tensors& reached_leaves() {
+  static thread_local Tensors leaves;
+  return leaves;
+}
+
+// A noted call as its gradient rule sees it.
+class NotedCall : public GradCall {
+ public:
+  NotedCall(const TapeRef& node, const Tensor& dy, std::vector<bool> wanted)
+      : node_(node), dy_(dy), wanted_(std::move(wanted)) {}
+
+  const Tensor& dy() const override { return dy_; }
+  Tensor input(int i) const override {
+    const Edge& edge = node_->edges[static_cast<size_t>(i)];
+    check(edge.saved, edge.version, "an input");
+    return with_history(edge.saved, edge);
+  }
+  Tensor output() const override {
+    check(node_->output, node_->output_version, "the result");
+    return with_history(node_->output, {.node = node_, .layout = node_->layout});
+  }
+  const Spec& input_spec(int i) const override { return node_->edges[static_cast<size_t>(i)].layout->spec; }
+  int inputs() const override { return static_cast<int>(node_->edges.size()); }
+  bool wanted(int operand) const override {
+    const int i = input_index(operand);
+    return i >= 0 && wanted_[static_cast<size_t>(i)];
+  }
+  const Attrs& attrs() const override { return node_->attrs; }
+  const Scalars& scalars() const override { return node_->scalars; }
+  uint8_t scalar_mask() const override { return node_->scalar_mask; }
+  Operand operand(int k) const override {
+    const int i = input_index(k);
+    if (i >= 0) {
+      held_.reserve(8);
+      return Operand(held_.emplace_back(input(i)));
+    }
+    const int slot = std::popcount(static_cast<unsigned>(node_->scalar_mask & ((1 << k) - 1)));
+    return visit_dtype(node_->edges.empty() ? node_->layout->dtype() : node_->edges.back().layout->dtype(),
+                       [&]<class T>(T) -> Operand {
+                         if constexpr (std::is_same_v<T, bool>) return node_->scalars.get<int32_t>(slot) != 0;
+                         else return node_->scalars.get<T>(slot);
+                       });
+  }
+
+ private:
+  // Which tensor input operand k is; -1 for a scalar.
+  int input_index(int k) const {
+    const unsigned mask = node_->scalar_mask;
+    return mask >> k & 1 ? -1 : k - std::popcount(mask & ((1u << k) - 1));
+  }
+  void check(const Tensor& saved, uint32_t version, const char* what) const {
+    if (node_->freed) fail("backward: the tape of {} was already walked; ask for retain_graph", node_->op->name);
+    if (saved.impl()->storage->version != version)
+      fail("backward: {} of {} was changed in place after the forward pass had used it", what, node_->op->name);
+  }
+
+  const TapeRef& node_;
+  const Tensor& dy_;
+  std::vector<bool> wanted_;
+  mutable std::vector<Tensor> held_;  // what operands refer to
+};
+
+// dy of a write belongs to all elements of its storage: outside the region it goes on to the elements before, inside it
+// goes to the value written.
+Tensors write_gradient(const TapeNode& node, const Tensor& dy, bool before, bool value) {
+  Tensors result(2);
+  const Tensor flat = dy.contiguous();
+  if (value) result[1] = as_strided(flat, node.region, node.region_offset);
+  if (before) {
+    const Tensor rest = flat.clone();
+    as_strided(rest, node.region, node.region_offset).zero_();
+    result[0] = as_strided(rest, node.base, node.base_offset);
+  }
+  return result;
+}
+
+class Walk {
+ public:
+  Walk(const Tensors& outputs, const Tensors* inputs, const GradOptions& options)
+      : options_(options), everything_(!inputs) {
+    if (inputs) mark(outputs, *inputs);
+    for (size_t i = 0; i < outputs.size(); ++i) seed(outputs[i], i < options.seeds.size() ? options.seeds[i] : Tensor());
+  }
+
+  void run() {
+    while (!queue_.empty()) {
+      const TapeRef node = queue_.top();
+      queue_.pop();
+      const auto it = sums_.find(node.get());
+      if (kept_.count(node.get())) results_[node.get()] = it->second;
+      const Tensor dy = std::move(it->second);
+      sums_.erase(it);
+      AtForward at(node->loc);
+      expand(node, dy);
+    }
+  }
+
+  Tensor result(const void* target) const {
+    const auto it = results_.find(target);
+    return it == results_.end() ? Tensor() : it->second;
+  }
+  // Leaves in the order in which their first contribution came.
+  const std::vector<Tensor>& leaves() const { return leaves_; }
+  const Tensor& leaf_sum(const Tensor& leaf) { return results_.at(leaf.impl()); }
+  bool is_seed(const Tensor& t) const {
+    return std::any_of(options_.seeds.begin(), options_.seeds.end(), [&](const Tensor& s) { return s.shares_storage(t); });
+  }
+
+ private:
+  struct Later {
+    bool operator()(const TapeRef& a, const TapeRef& b) const { return a->sequence < b->sequence; }
+  };
+
+  // Finds the nodes from which an input can be reached.
+  void mark(const Tensors& outputs, const Tensors& inputs) {
+    for (const Tensor& t : inputs)
+      if (const void* target = history(t).target()) {
+        kept_.insert(target);
+        needed_.insert(target);
+      }
+    std::vector<std::pair<TapeNode*, size_t>> stack;
+    std::unordered_set<const TapeNode*> seen;
+    for (const Tensor& t : outputs)
+      if (const Edge e = history(t); e.node && seen.insert(e.node.get()).second) stack.push_back({e.node.get(), 0});
+    while (!stack.empty()) {
+      auto& [node, next] = stack.back();
+      if (next < node->edges.size()) {
+        const Edge& e = node->edges[next++];
+        if (e.node && seen.insert(e.node.get()).second) stack.push_back({e.node.get(), 0});
+        continue;
+      }
+      TapeNode* done = node;
+      stack.pop_back();
+      for (const Edge& e : done->edges)
+        if (needed_.count(e.target())) needed_.insert(done);
+    }
+  }
+
+  bool wanted(const Edge& e) const {
+    const void* target = e.target();
+    return target && (everything_ || needed_.count(target));
+  }
+
+  void seed(const Tensor& output, Tensor dy) {
+    if (!dy.defined()) {
+      if (output.numel() != 1)
+        fail("backward: expected one element or a seed, got {}", to_string(output.spec()));
+      dy = ones(output.shape(), output.dtype());
+    } else if (dy.spec() != output.spec()) {
+      fail("backward: expected a seed {}, got {}", to_string(output.spec()), to_string(dy.spec()));
+    }
+    const Edge e = history(output);
+    if (!e.target()) fail("backward: {} does not depend on anything that requires a gradient", to_string(output.spec()));
+    if (wanted(e)) contribute(e, dy);
+  }
+
+  void contribute(const Edge& e, const Tensor& dy) {
+    if (e.leaf.defined()) {
+      Tensor& sum = results_[e.leaf.impl()];
+      if (!sum.defined()) leaves_.push_back(e.leaf);
+      sum = sum.defined() ? sum + dy : dy;
+      return;
+    }
+    Tensor& sum = sums_[e.node.get()];
+    if (!sum.defined()) queue_.push(e.node);
+    sum = sum.defined() ? sum + dy : dy;
+  }
+
+  void expand(const TapeRef& node, const Tensor& dy) {
+    std::vector<bool> want;
+    for (const Edge& e : node->edges) want.push_back(wanted(e));
+    if (std::find(want.begin(), want.end(), true) == want.end()) return;
+    const Tensors dx = gradients(node, dy, want);
+    size_t operand = 0;
+    for (size_t i = 0; i < node->edges.size(); ++i, ++operand) {
+      if (node->op->kind == Kind::pointwise)
+        while (node->scalar_mask >> operand & 1) ++operand;  // rules of pointwise ops answer per operand
+      if (want[i] && operand < dx.size() && dx[operand].defined()) contribute(node->edges[i], dx[operand]);
+    }
+    if (!options_.retain_graph && !options_.create_graph) give_up(*node.get());
+  }
+
+  Tensors gradients(const TapeRef& node, const Tensor& dy, const std::vector<bool>& want) {
+    if (node->op == &write_op) return write_gradient(*node.get(), dy, want[0], want[1]);
+    NotedCall call(node, dy, want);
+    if (!node->custom) return node->op->gradient.rule(call);
+    Tensors inputs;
+    for (int i = 0; i < call.inputs(); ++i) inputs.push_back(call.input(i));
+    Tensors dx = node->custom(inputs, call.output(), dy);
+    if (dx.size() != inputs.size())
+      fail("custom gradient: expected {} gradients, got {}", inputs.size(), dx.size());
+    for (size_t i = 0; i < dx.size(); ++i)
+      if (dx[i].defined() && dx[i].spec() != inputs[i].spec())
+        fail("custom gradient: expected {} for input {}, got {}", to_string(inputs[i].spec()), i, to_string(dx[i].spec()));
+    return dx;
+  }
+
+  static void give_up(TapeNode& node) {
+    node.freed = true;
+    node.output = {};
+    node.custom = nullptr;
+    for (Edge& e : node.edges) e.saved = {};
+  }
+
+  const GradOptions& options_;
+  bool everything_;
+  std::priority_queue<TapeRef, std::vector<TapeRef>, Later> queue_;
+  std::unordered_map<const TapeNode*, Tensor> sums_;
+  std::unordered_map<const void*, Tensor> results_;
+  std::unordered_set<const void*> kept_, needed_;
+  std::vector<Tensor> leaves_;
+};
+
+// Gradients are noted themselves only for higher orders.
+class Noting {
+ public:
+  explicit Noting(bool on) : before_(thread_state.grad) { thread_state.grad = on; }
+  ~Noting() { thread_state.grad = before_; }
+
+ private:
+  bool before_;
+};
+
+}  // namespace
+
+Tensors last_backward_leaves() { return reached_leaves(); }
+
+void backward(const Tensor& output, const Tensor& seed, bool retain_graph) {
+  Noting noting(false);
+  GradOptions options{.retain_graph = retain_graph};
+  if (seed.defined()) options.seeds = {seed};
+  Walk walk({output}, nullptr, options);
+  walk.run();
+  reached_leaves() = walk.leaves();
+  Tensors given;  // every leaf gets elements of its own, so that changing one gradient in place changes no other
+  for (const Tensor& leaf : walk.leaves()) {
+    Tensor sum = walk.leaf_sum(leaf);
+    if (const Tensor before = leaf.grad(); before.defined()) sum = before + sum;
+    const bool shared = walk.is_seed(sum) || std::any_of(given.begin(), given.end(), [&](const Tensor& t) {
+      return t.shares_storage(sum);
+    });
+    if (shared || !sum.is_contiguous() || sum.shares_storage(leaf)) sum = sum.clone();
+    given.push_back(sum);
+    leaf.set_grad(bare_alias(sum));
+  }
+}
+
+Tensors grad(const Tensors& outputs, const Tensors& inputs, GradOptions options, Loc loc) {
+  At at(loc);
+  if (outputs.empty()) fail("grad: expected at least one output");
+  if (!options.seeds.empty() && options.seeds.size() != outputs.size())
+    fail("grad: expected {} seeds, one for each output, got {}", outputs.size(), options.seeds.size());
+  Noting noting(options.create_graph);
+  Walk walk(outputs, &inputs, options);
+  walk.run();
+  Tensors result;
+  for (const Tensor& t : inputs) {
+    const void* target = history(t).target();
+    if (!target) fail("grad: input {} does not require a gradient", to_string(t.spec()));
+    result.push_back(walk.result(target));
+    if (!result.back().defined() && !options.allow_unused)
+      fail("grad: the outputs do not depend on input {} ({})", result.size() - 1, to_string(t.spec()));
+  }
+  return result;
+}
+
+void for_each_leaf(const Tensor& output, const std::function<void(const Tensor&)>& visit) {
+  std::vector<const TapeNode*> nodes;
+  std::unordered_set<const void*> seen;
+  const Edge first = history(output);
+  if (first.leaf.defined()) visit(first.leaf);
+  if (first.node) nodes.push_back(first.node.get());
+  for (size_t i = 0; i < nodes.size(); ++i)
+    for (const Edge& e : nodes[i]->edges)
+      if (e.node && seen.insert(e.node.get()).second) nodes.push_back(e.node.get());
+  std::sort(nodes.begin(), nodes.end(), [](auto* a, auto* b) { return a->sequence < b->sequence; });
+  for (const TapeNode* node : nodes)
+    for (const Edge& e : node->edges)
+      if (e.leaf.defined() && seen.insert(e.leaf.impl()).second) visit(e.leaf);
+}
+
+ImplicitGradients implicit_gradients(const std::function<Tensor()>& f, Loc loc) {
+  At at(loc);
+  const Tensor y = f();
+  Tensors leaves;
+  for_each_leaf(y, [&](const Tensor& leaf) { leaves.push_back(leaf); });
+  ImplicitGradients result{y.detach(), {}};
+  const Tensors grads = leaves.empty() ? Tensors{} : grad({y}, leaves, {}, loc);
+  for (size_t i = 0; i < leaves.size(); ++i) result.grads.push_back({leaves[i], grads[i]});
+  return result;
+}
+
+}  // namespace rp

@@ -1,0 +1,131 @@
+// Running one op now. A plain contiguous map and a single library kernel are called directly; everything else goes through
+// the cached plan of a graph of one op, so that both modes run the same kernels.
+#include "reprise/eager/run.h"
+
+#include <algorithm>
+
+#include "reprise/core/engine.h"
+#include "reprise/core/fail.h"
+#include "reprise/core/ops/entries.h"
+#include "reprise/core/stats.h"
+
+namespace rp {
+namespace {
+
+constexpr int64_t max_direct_elements = 8192;  // larger maps are split among threads by their plan
+
+// The dtype that tells a pointwise op's kernels apart, besides its mask of scalars.
+DType kernel_dtype(const Call& call, const Layout* out) {
+  return call.inputs.empty() ? out->dtype() : call.inputs.back()->dtype();
+}
+
+bool direct(const Call& call, const Layout* out) {
+  if (call.op == &cast_op || out->numel > max_direct_elements || !out->contiguous) return false;
+  for (const Tensor* t : call.inputs)
+    if (!t->impl()->layout->contiguous) return false;
+  return true;
+}
+
+const Compiled* compile_map(const Call& call, const Layout* out) {
+  const Op& op = *call.op;
+  ProgramBuilder b;
+  std::vector<Value> operands;
+  size_t tensor = 0;
+  int scalar = 0;
+  const Type out_type = type_of(out->dtype());
+  for (int k = 0; k < op.operands; ++k) {
+    if (!(call.scalar_mask >> k & 1)) {
+      operands.push_back(b.load(b.operand(call.inputs[tensor++]->dtype(), Access::contiguous)));
+      continue;
+    }
+    const Type type = op.scalar_type ? op.scalar_type(k, out_type) : type_of(kernel_dtype(call, out));
+    operands.push_back(type == Type::mask ? b.convert(b.scalar(scalar++, Type::i32), type) : b.scalar(scalar++, type));
+  }
+  const Value result = op.meaning(operands, call.attrs, out_type);
+  b.store(result, b.operand(out->dtype(), Access::contiguous, true));
+  return engine.backend(out->spec.device).compile(b.program());
+}
+
+void run_map(const Call& call, const Tensor& out) {
+  const Layout* layout = out.impl()->layout;
+  std::atomic<const void*>& slot = call.op->slots.maps[static_cast<int>(kernel_dtype(call, layout))][std::min<int>(call.scalar_mask, 15)];
+  auto* compiled = static_cast<const Compiled*>(slot.load(std::memory_order_acquire));
+  if (!compiled) {
+    compiled = compile_map(call, layout);
+    slot.store(compiled, std::memory_order_release);
+  }
+  KernelArgs args;
+  size_t k = 0;
+  for (const Tensor* t : call.inputs) {
+    args.pointers[k] = t->bytes();
+    args.row_strides[k++] = 0;
+  }
+  args.pointers[k] = out.bytes();
+  args.row_strides[k] = 0;
+  args.rows = 1;
+  args.columns = layout->numel;
+  args.scalars = call.scalars.bits.data();
+  args.context = compiled->context;
+  compiled->run(&args);
+  ++launch_stats().kernels;
+}
+
+Kernel kernel_for(const Op& op, const Layout& input) {
+  auto& slot = op.slots.kernels[static_cast<int>(input.spec.device.kind)][static_cast<int>(input.dtype())];
+  Kernel kernel = slot.load(std::memory_order_acquire);
+  if (kernel) return kernel;
+  std::string why;
+  kernel = engine.backend(input.spec.device).find(op, input.dtype(), &why);
+  if (!kernel) fail("{}: {}", op.name, why);
+  slot.store(kernel, std::memory_order_release);
+  return kernel;
+}
+
+void run_kernel(const Call& call, const Tensor& out) {
+  std::vector<View> views;
+  for (const Tensor* t : call.inputs) views.push_back({t->bytes(), t->impl()->layout});
+  const Kernel kernel = kernel_for(*call.op, call.inputs[0]->layout());
+  kernel({*call.op, views, {out.bytes(), out.impl()->layout}, call.attrs, call.scalars});
+  ++launch_stats().kernels;
+}
+
+bool overlaps(const Tensor& a, const Tensor& b) {
+  return a.shares_storage(b) && !(a.impl()->layout == b.impl()->layout && a.impl()->offset == b.impl()->offset);
+}
+
+}  // namespace
+
+void run_out(const Call& call, const Tensor& out) {
+  const Layout* layout = out.impl()->layout;
+  if (!layout->numel) return;
+  if (call.op->kind == Kind::pointwise && direct(call, layout)) return run_map(call, out);
+  const bool contiguous = std::all_of(call.inputs.begin(), call.inputs.end(), [](const Tensor* t) { return t->is_contiguous(); });
+  if (call.op->kind == Kind::kernel && contiguous) return run_kernel(call, out);
+  engine.run_plan(call, out);
+}
+
+Tensor run(const Call& call, const Layout* out) {
+  if (call.op->kind == Kind::write) {
+    const Tensor& target = *call.inputs[0];
+    const Tensor* value[] = {call.inputs[1]};
+    run_into(target, {.op = &copy_op, .inputs = value});
+    return target;
+  }
+  Tensor y = allocate(out->packed);
+  run_out(call, y);
+  return y;
+}
+
+void run_into(const Tensor& target, const Call& call) {
+  ++target.impl()->storage->version;
+  ++target.impl()->storage->content;
+  if (!target.numel()) return;
+  const bool apart = std::none_of(call.inputs.begin(), call.inputs.end(), [&](const Tensor* t) { return overlaps(*t, target); });
+  if (apart && call.op->kind == Kind::pointwise && direct(call, target.impl()->layout)) return run_map(call, target);
+  if (apart && call.op == &copy_op) return engine.run_plan(call, target);
+  const Tensor value = run(call, target.impl()->layout->packed);
+  const Tensor* inputs[] = {&value};
+  engine.run_plan({.op = &copy_op, .inputs = inputs}, target);
+}
+
+}  // namespace rp

@@ -1,0 +1,258 @@
+#include "reprise/eager/tape.h"
+
+#include <new>
+
+#include "reprise/core/block.h"
+#include "reprise/core/engine.h"
+#include "reprise/core/fail.h"
+#include "reprise/core/ops/attrs.h"
+#include "reprise/core/ops/entries.h"
+#include "reprise/eager/grad.h"
+
+namespace rp {
+namespace {
+
+constinit thread_local uint64_t sequence = 0;
+constinit thread_local uint64_t generations = 0;
+constinit thread_local std::vector<TapeNode*>* doomed = nullptr;
+
+// Chains of nodes may be long: they are taken down by a loop, not by recursion.
+void destroy(TapeNode* node) noexcept {
+  if (doomed) {
+    doomed->push_back(node);
+    return;
+  }
+  std::vector<TapeNode*> list{node};
+  doomed = &list;
+  while (!list.empty()) {
+    TapeNode* n = list.back();
+    list.pop_back();
+    n->~TapeNode();
+    free_block(n, sizeof(TapeNode));
+  }
+  doomed = nullptr;
+}
+
+TapeRef make_node(const Op& op, const Layout* layout) {
+  auto* node = new (allocate_block(sizeof(TapeNode))) TapeNode;
+  node->sequence = ++sequence;
+  node->op = &op;
+  node->layout = layout;
+  node->loc = At::where();
+  return TapeRef(node);
+}
+
+GradState& state_of(const Tensor& t) {
+  GradState*& state = t.impl()->grad;
+  if (!state) state = new (allocate_block(sizeof(GradState))) GradState;
+  return *state;
+}
+
+const Layout* flat_layout(const Storage& s, DType dtype) {
+  return intern({dtype, {static_cast<int64_t>(s.bytes / size_of(dtype))}, s.device});
+}
+
+// A node whose value is `t`'s elements within the written storage.
+TapeRef region_of(const TapeRef& written, const Tensor& t) {
+  const TensorImpl& impl = *t.impl();
+  const bool whole = impl.layout->contiguous && impl.layout->numel == written->layout->numel;
+  static const Op& as_strided_op = *find_op("as_strided");
+  TapeRef node = make_node(whole ? reshape_op : as_strided_op, impl.layout->packed);
+  node->loc = written->loc;
+  node->attrs = SpecAttrs{whole ? impl.layout->packed : impl.layout};
+  node->scalars.add(impl.offset);
+  node->edges.push_back({.node = written, .layout = written->layout});
+  return node;
+}
+
+// The tensor whose history covers the storage: the one that owns it, if it is still there.
+Tensor base_tensor(const Tensor& t) {
+  if (TensorImpl* owner = owner_of(*t.impl()->storage)) {
+    owner->refs.fetch_add(1, std::memory_order_relaxed);
+    return Tensor(owner);
+  }
+  const GradState* state = t.impl()->grad;
+  return state && state->base.defined() ? state->base : t;
+}
+
+void save(Edge& edge, const Tensor& value) {
+  edge.saved = bare_alias(value);
+  edge.version = value.impl()->storage->version;
+}
+
+}  // namespace
+
+TapeRef::TapeRef(const TapeRef& o) : node_(o.node_) {
+  if (node_) ++node_->refs;
+}
+
+TapeRef::~TapeRef() {
+  if (node_ && --node_->refs == 0) destroy(node_);
+}
+
+Edge history(const Tensor& t) {
+  Edge edge{.layout = t.impl()->layout->packed};
+  GradState* state = t.impl()->grad;
+  if (state && state->leaf) {
+    edge.leaf = t;
+    return edge;
+  }
+  if (const WriteHistory* written = t.impl()->storage->history; written && is_floating(t.dtype())) {
+    GradState& mine = state_of(t);
+    if (mine.generation != written->generation) {
+      mine.node = region_of(written->node, t);
+      mine.generation = written->generation;
+    }
+    state = &mine;
+  }
+  if (state) edge.node = state->node;
+  return edge;
+}
+
+Tensor with_history(const Tensor& value, const Edge& edge) {
+  if (edge.leaf.defined()) return edge.leaf;
+  Tensor t = bare_alias(value);
+  if (!edge.node) return t;
+  GradState& state = state_of(t);
+  state.node = edge.node;
+  if (const WriteHistory* written = t.impl()->storage->history) state.generation = written->generation;
+  return t;
+}
+
+void note(const Call& call, const Tensor& out) {
+  const Op& op = *call.op;
+  TapeRef node = make_node(op, out.impl()->layout->packed);
+  const int needs = static_cast<int>(op.gradient.needs);
+  node->attrs = call.attrs;
+  node->scalars = call.scalars;
+  node->scalar_mask = call.scalar_mask;
+  node->edges.reserve(call.inputs.size());
+  for (const Tensor* input : call.inputs) {
+    Edge& edge = node->edges.emplace_back(history(*input));
+    if (needs & static_cast<int>(Needs::inputs)) save(edge, *input);
+  }
+  if (needs & static_cast<int>(Needs::output)) {
+    node->output = bare_alias(out);
+    node->output_version = out.impl()->storage->version;
+  }
+  GradState& state = state_of(out);
+  state.node = std::move(node);
+  if (op.kind == Kind::view) {
+    const Tensor& in = *call.inputs[0];
+    state.base = in.impl()->grad && in.impl()->grad->base.defined() ? in.impl()->grad->base : in;
+    if (const WriteHistory* written = in.impl()->storage->history) state.generation = written->generation;
+  }
+}
+
+void check_write(const Tensor& target) {
+  const Layout& layout = target.layout();
+  for (int i = 0; i < layout.rank(); ++i)
+    if (!layout.strides[i] && layout.shape()[i] > 1)
+      fail("write: {} repeats elements along axis {}; write to a clone() or to the tensor it was expanded from",
+           to_string(layout.spec), i);
+  if (!thread_state.grad) return;
+  const GradState* state = target.impl()->grad;
+  if (!state) return;
+  if (state->leaf) fail("write: {} is a leaf that requires a gradient; change it under no_grad", to_string(layout.spec));
+  if (state->base.defined() && state->base.impl()->grad && state->base.impl()->grad->leaf)
+    fail("write: {} is a view of a leaf that requires a gradient; change it under no_grad", to_string(layout.spec));
+}
+
+void note_write(const Tensor& target, const Tensor& value) {
+  if (!thread_state.grad || !is_floating(target.dtype())) return;
+  if (!wants_grad(value) && !wants_grad(target)) {
+    // A view without history may still cover elements of a base that has one.
+    const GradState* state = target.impl()->grad;
+    if (!target.impl()->storage->history && !state) return;
+  }
+  Storage& storage = *target.impl()->storage;
+  TapeRef node = make_node(write_op, flat_layout(storage, target.dtype()));
+  node->region = target.impl()->layout;
+  node->region_offset = target.impl()->offset;
+  if (storage.history) {
+    node->base = node->layout;
+    node->edges.push_back({.node = storage.history->node, .layout = node->layout});
+  } else {
+    const Tensor base = base_tensor(target);
+    node->base = base.impl()->layout;
+    node->base_offset = base.impl()->offset;
+    node->edges.push_back(history(base));
+  }
+  node->edges.push_back(history(value));
+  if (!storage.history) storage.history = new WriteHistory;
+  storage.history->node = std::move(node);
+  storage.history->generation = ++generations;
+}
+
+void drop_grad(GradState* state) noexcept {
+  state->~GradState();
+  free_block(state, sizeof(GradState));
+}
+
+void drop_history(WriteHistory* history) noexcept { delete history; }
+
+// ---- Tensor's share -------------------------------------------------------------------------------------------------
+
+bool Tensor::requires_grad() const noexcept {
+  if (!impl_) return false;
+  const GradState* state = impl_->grad;
+  if (state && (state->leaf || state->node)) return true;
+  return impl_->storage->history && is_floating(impl_->layout->dtype());
+}
+
+const Tensor& Tensor::set_requires_grad(bool on, Loc loc) const {
+  At at(loc);
+  if (on && !is_floating(dtype())) fail("set_requires_grad: expected f32 or f64, got {}", rp::to_string(spec()));
+  if (requires_grad() && !(impl_->grad && impl_->grad->leaf))
+    fail("set_requires_grad: {} is not a leaf; use detach()", rp::to_string(spec()));
+  if (on || impl_->grad) state_of(*this).leaf = on;
+  return *this;
+}
+
+Tensor Tensor::grad() const { return impl_ && impl_->grad ? impl_->grad->grad : Tensor(); }
+
+void Tensor::set_grad(const Tensor& g, Loc loc) const {
+  At at(loc);
+  if (g.defined() && g.spec() != spec())
+    fail("set_grad: expected {}, got {}", rp::to_string(spec()), rp::to_string(g.spec()));
+  if (g.defined() || impl_->grad) state_of(*this).grad = g;
+}
+
+Tensor Tensor::detach(Loc loc) const {
+  At at(loc);
+  layout();
+  return bare_alias(*this);
+}
+
+void Tensor::backward(Loc loc) const { backward(Tensor(), false, loc); }
+
+void Tensor::backward(const Tensor& seed, bool retain_graph, Loc loc) const {
+  At at(loc);
+  rp::backward(*this, seed, retain_graph);
+}
+
+NoGrad::NoGrad() : before_(thread_state.grad) { thread_state.grad = false; }
+NoGrad::~NoGrad() { thread_state.grad = before_; }
+bool grad_enabled() { return thread_state.grad; }
+
+Tensor CustomGradient::operator()(const Tensors& inputs, Loc loc) const {
+  At at(loc);
+  Tensors bare;
+  for (const Tensor& t : inputs) bare.push_back(t.detach());
+  Tensor y = no_grad([&] { return forward(bare); });
+  bool noted = false;
+  for (const Tensor& t : inputs) noted |= thread_state.grad && wants_grad(t);
+  if (!noted) return y;
+  y = bare_alias(y);
+  TapeRef node = make_node(copy_op, y.impl()->layout->packed);
+  for (const Tensor& t : inputs) save(node->edges.emplace_back(history(t)), t);
+  node->output = bare_alias(y);
+  node->output_version = y.impl()->storage->version;
+  node->custom = backward;
+  GradState& state = state_of(y);
+  state.node = std::move(node);
+  if (const WriteHistory* written = y.impl()->storage->history) state.generation = written->generation;
+  return y;
+}
+
+}  // namespace rp

@@ -1,0 +1,92 @@
+#pragma once
+// The tape: one node of plain data for each noted op. A tensor's GradState points at the node that made it.
+//
+// Writes are made functional here: a write to a storage appends a node for the whole storage's new elements, and tensors on
+// that storage derive their history from it (by `as_strided`) when they are next used.
+#include <utility>
+#include <vector>
+
+#include "reprise/core/op.h"
+
+namespace rp {
+
+struct TapeNode;
+
+/// Counted pointer to a TapeNode.
+class TapeRef {
+ public:
+  TapeRef() = default;
+  explicit TapeRef(TapeNode* owned) : node_(owned) {}
+  TapeRef(const TapeRef& o);
+  TapeRef(TapeRef&& o) noexcept : node_(std::exchange(o.node_, nullptr)) {}
+  TapeRef& operator=(TapeRef o) noexcept { std::swap(node_, o.node_); return *this; }
+  ~TapeRef();
+  TapeNode* get() const { return node_; }
+  TapeNode* operator->() const { return node_; }
+  explicit operator bool() const { return node_; }
+  TapeNode* release() { return std::exchange(node_, nullptr); }
+
+ private:
+  TapeNode* node_ = nullptr;
+};
+
+/// One tensor input of a noted op: what its gradient flows to, and what the rule needs to see.
+struct Edge {
+  TapeRef node{};          // made by a noted op
+  Tensor leaf{};           // or a leaf that requires a gradient; neither: no gradient flows here
+  Tensor saved{};          // the value, without history, if the rule needs it
+  uint32_t version = 0;    // of its storage when it was saved
+  const Layout* layout = nullptr;
+
+  const void* target() const { return node ? static_cast<const void*>(node.get()) : leaf.impl(); }
+};
+
+struct TapeNode {
+  uint32_t refs = 1;
+  bool freed = false;  // its saved values were given up by a walk
+  uint64_t sequence = 0;
+  const Op* op = nullptr;
+  std::vector<Edge> edges;
+  Attrs attrs;
+  Scalars scalars;
+  uint8_t scalar_mask = 0;
+  Tensor output;  // without history, if the rule needs it
+  uint32_t output_version = 0;
+  const Layout* layout = nullptr;  // packed layout of the result
+  Loc loc;
+  // Of a write, counted from the storage's first element: the region that was replaced, and the tensor that its first edge
+  // stands for.
+  const Layout* region = nullptr;
+  const Layout* base = nullptr;
+  int64_t region_offset = 0, base_offset = 0;
+  // of a function with a gradient of its own
+  std::function<Tensors(const Tensors&, const Tensor&, const Tensor&)> custom;
+};
+
+struct GradState {
+  bool leaf = false;  // requires a gradient by the user's word
+  Tensor grad;
+  TapeRef node;
+  uint64_t generation = 0;  // of the storage's write history that `node` accounts for
+  Tensor base;              // keeps the tensor alive that a view's history starts from
+};
+
+struct WriteHistory {
+  TapeRef node;
+  uint64_t generation = 0;
+};
+
+/// What `t`'s gradient flows to, brought up to date with the writes to its storage.
+Edge history(const Tensor& t);
+/// A handle on `value` with the history of `edge`.
+Tensor with_history(const Tensor& value, const Edge& edge);
+
+// For the engine's table.
+void note(const Call& call, const Tensor& out);
+void note_write(const Tensor& target, const Tensor& value);
+void check_write(const Tensor& target);
+void drop_grad(GradState*) noexcept;
+void drop_history(WriteHistory*) noexcept;
+void backward(const Tensor& output, const Tensor& seed, bool retain_graph);
+
+}  // namespace rp

@@ -1,0 +1,39 @@
+// What core calls to its right.
+#include "reprise/core/engine.h"
+
+#include "reprise/backends/cpu/backend.h"
+#include "reprise/core/fail.h"
+#include "reprise/eager/run.h"
+#include "reprise/eager/tape.h"
+#include "reprise/fusion/single.h"
+#include "reprise/graph/recorder.h"
+
+namespace rp {
+namespace {
+
+Backend& backend(Device device) {
+  if (device.kind != DeviceKind::cpu) fail("device: expected the CPU, the only device of this build");
+  return cpu_backend();
+}
+
+}  // namespace
+
+constinit const Engine engine{
+    .backend = backend,
+    .run = run,
+    .run_into = run_into,
+    .run_out = run_out,
+    .run_plan = run_plan,
+    .compile = compile,
+    .note = note,
+    .note_write = note_write,
+    .check_write = check_write,
+    .drop_grad = drop_grad,
+    .drop_history = drop_history,
+    .backward = backward,
+    .record = record,
+    .before_read = before_read,
+    .before_write = before_write,
+};
+
+}  // namespace rp

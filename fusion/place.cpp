@@ -1,0 +1,43 @@
+#include "reprise/fusion/place.h"
+
+#include <algorithm>
+
+#include "reprise/core/ops/attrs.h"
+#include "reprise/core/ops/entries.h"
+
+namespace rp {
+
+Place place_of(const Graph& g, int32_t node) {
+  Place place{.base = node, .layout = g[node].layout, .offset = 0, .terms = {}};
+  while (true) {
+    const Node& n = g[place.base];
+    if (n.op->kind != Kind::view && n.op->kind != Kind::write) return place;
+    if (n.op->view_offset) {
+      // Every view with an offset has one scalar, in elements along one axis of its input.
+      const int64_t stride =
+          n.op == &slice_op ? g[n.inputs[0]].layout->strides[static_cast<int>(n.attrs.as<SliceAttrs>().axis)] : 1;
+      const ScalarSource& s = n.scalars[0];
+      if (s.parameter < 0) place.offset += static_cast<int64_t>(s.bits) * stride;
+      else place.terms.push_back({s.parameter, stride});
+    }
+    place.base = n.inputs[0];
+  }
+}
+
+int32_t producer_of(const Graph& g, int32_t node) {
+  while (true) {
+    const Node& n = g[node];
+    if (n.op == &after_op) return n.inputs[1];
+    if (n.op->kind == Kind::input) return -1;
+    if (n.op->kind != Kind::view) return node;
+    node = n.inputs[0];
+  }
+}
+
+int32_t storage_of(const Graph& g, int32_t base) {
+  if (g[base].op->kind != Kind::input) return base;
+  const auto k = std::find(g.inputs.begin(), g.inputs.end(), base) - g.inputs.begin();
+  return g.inputs[static_cast<size_t>(g.aliases[static_cast<size_t>(k)])];
+}
+
+}  // namespace rp

@@ -1,0 +1,259 @@
+#include "reprise/fusion/plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+#include "reprise/core/engine.h"
+#include "reprise/core/fail.h"
+#include "reprise/core/stats.h"
+#include "reprise/fusion/legalize.h"
+
+namespace rp {
+namespace {
+
+bool computes(const Node& n) { return n.op->kind != Kind::view && n.op->kind != Kind::input; }
+
+int32_t input_index(const Graph& g, int32_t node) {
+  return static_cast<int32_t>(std::find(g.inputs.begin(), g.inputs.end(), node) - g.inputs.begin());
+}
+
+// Scratch memory of the calling thread. Plans do not nest, so one arena serves all of them.
+class Arena {
+ public:
+  std::byte* at_least(size_t bytes, Backend& backend) {
+    if (bytes > size_) {
+      release();
+      data_ = backend.allocate(bytes);
+      size_ = bytes;
+      backend_ = &backend;
+    }
+    return data_;
+  }
+  ~Arena() { release(); }
+
+ private:
+  void release() {
+    if (data_) backend_->release(data_, size_);
+    data_ = nullptr;
+    size_ = 0;
+  }
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+  Backend* backend_ = nullptr;
+};
+
+}  // namespace
+
+Plan::Plan(Graph graph, Device device, bool fuse)
+    : graph_(legalize(graph)), backend_(&engine.backend(device)) {
+#ifndef NDEBUG
+  verify(graph_, "legalize");
+#endif
+  partition_ = rp::partition(graph_, fuse);
+  find_stored();
+  lower_drafts();
+  group_updates();
+  lay_out();
+  bind();
+}
+
+// A node's elements need a buffer if another region, the caller or a later write wants them.
+void Plan::find_stored() {
+  stored_.assign(graph_.nodes.size(), false);
+  draft_of_.assign(graph_.nodes.size(), -1);
+  for (size_t d = 0; d < partition_.drafts.size(); ++d)
+    for (int32_t i : partition_.drafts[d].nodes) draft_of_[static_cast<size_t>(i)] = static_cast<int>(d);
+  const auto want = [&](int32_t i) { stored_[static_cast<size_t>(i)] = graph_[i].op->kind != Kind::input; };
+  for (int32_t i = 0; i < graph_.size(); ++i) {
+    if (!computes(graph_[i])) continue;
+    for (size_t k = 0; k < graph_[i].inputs.size(); ++k) {
+      const int32_t base = base_of(graph_, graph_[i].inputs[k]);
+      const bool target = graph_[i].op->kind == Kind::write && k == 0;
+      if (target || draft_of_[static_cast<size_t>(base)] != draft_of_[static_cast<size_t>(i)]) want(base);
+    }
+  }
+  for (int32_t i : graph_.outputs) want(base_of(graph_, i));
+}
+
+void Plan::lower_drafts() {
+  std::vector<Draft> drafts = std::move(partition_.drafts);
+  partition_.drafts.clear();
+  for (Draft& d : drafts) {
+    if (std::optional<Lowered> one = lower(graph_, d, stored_)) {
+      lowered_.push_back(std::move(*one));
+      partition_.drafts.push_back(std::move(d));
+      continue;
+    }
+    // More operands than a program takes: every node becomes a region of its own.
+    if (d.nodes.size() == 1) fail("fusion: {} has too many operands", graph_[d.nodes[0]].op->name);
+    for (int32_t i : d.nodes) stored_[static_cast<size_t>(i)] = graph_[i].op->kind != Kind::write;
+    for (Draft& single : separate(graph_, d)) {
+      lowered_.push_back(*lower(graph_, single, stored_));
+      partition_.drafts.push_back(std::move(single));
+    }
+  }
+  for (size_t d = 0; d < partition_.drafts.size(); ++d)
+    for (int32_t i : partition_.drafts[d].nodes) draft_of_[static_cast<size_t>(i)] = static_cast<int>(d);
+}
+
+// Independent neighbours that run the same program over different tensors (optimiser updates) become one step.
+void Plan::group_updates() {
+  const auto same_program = [](const Region& a, const Region& b) {
+    return a.kind == RegionKind::map && b.kind == RegionKind::map && a.stages.size() == 1 && b.stages.size() == 1 &&
+           a.stages[0].program == b.stages[0].program && a.operands.size() == b.operands.size();
+  };
+  const auto touches = [&](const Lowered& a, const Lowered& b) {
+    for (size_t x = 0; x < a.operands.size(); ++x)
+      for (size_t y = 0; y < b.operands.size(); ++y)
+        if ((a.region.operands[x].written || b.region.operands[y].written) &&
+            storage_of(graph_, a.operands[x].base) == storage_of(graph_, b.operands[y].base))
+          return true;
+    return false;
+  };
+  for (size_t i = 0; i < lowered_.size(); ++i) {
+    const bool joins = !steps_.empty() && same_program(lowered_[static_cast<size_t>(steps_.back().members[0])].region, lowered_[i].region) &&
+                       lowered_[static_cast<size_t>(steps_.back().members[0])].scalars == lowered_[i].scalars &&
+                       std::none_of(steps_.back().members.begin(), steps_.back().members.end(),
+                                    [&](int m) { return touches(lowered_[static_cast<size_t>(m)], lowered_[i]); });
+    if (joins) steps_.back().members.push_back(static_cast<int>(i));
+    else steps_.push_back({nullptr, 0, 0, {static_cast<int>(i)}});
+  }
+}
+
+// Gives every stored node a buffer: the caller's for outputs, a place in the arena otherwise.
+void Plan::lay_out() {
+  home_.assign(graph_.nodes.size(), INT64_MIN);
+  for (size_t j = 0; j < graph_.outputs.size(); ++j) {
+    const int32_t base = base_of(graph_, graph_.outputs[j]);
+    int64_t& home = home_[static_cast<size_t>(base)];
+    if (home != INT64_MIN) twins_.push_back({static_cast<int32_t>(-1 - home), static_cast<int32_t>(j), graph_[base].layout->bytes()});
+    else home = -1 - static_cast<int64_t>(j);
+  }
+  std::map<int32_t, size_t> buffer_of;
+  std::vector<Lifetime> buffers;
+  for (size_t s = 0; s < steps_.size(); ++s)
+    for (int m : steps_[s].members)
+      for (const Place& place : lowered_[static_cast<size_t>(m)].operands) {
+        if (graph_[place.base].op->kind == Kind::input || home_[static_cast<size_t>(place.base)] != INT64_MIN) continue;
+        const auto [it, fresh] = buffer_of.try_emplace(place.base, buffers.size());
+        if (fresh) buffers.push_back({graph_[place.base].layout->bytes(), static_cast<int>(s), static_cast<int>(s), 0});
+        buffers[it->second].last = static_cast<int>(s);
+      }
+  arena_ = plan_memory(buffers);
+  live_ = buffers.empty() ? 0 : live_lower_bound(buffers);
+  for (const auto& [node, b] : buffer_of) home_[static_cast<size_t>(node)] = static_cast<int64_t>(buffers[b].offset);
+}
+
+Plan::Operand Plan::operand_of(const Place& place) {
+  const auto element = static_cast<int64_t>(size_of(place.layout->dtype()));
+  Operand o{Base::arena, false, 0, place.offset * element, -1};
+  if (graph_[place.base].op->kind == Kind::input) {
+    o.base = Base::input;
+    o.index = input_index(graph_, place.base);
+    o.lasting = std::none_of(written_.begin(), written_.end(), [&](int32_t w) {
+      return graph_.aliases[static_cast<size_t>(w)] == graph_.aliases[static_cast<size_t>(o.index)];
+    });
+  } else if (const int64_t home = home_[static_cast<size_t>(place.base)]; home < 0) {
+    o.base = Base::output;
+    o.index = static_cast<int32_t>(-1 - home);
+  } else {
+    o.offset += home;
+  }
+  if (!place.terms.empty()) {
+    o.moving = static_cast<int32_t>(moving_.size());
+    moving_.push_back({place.terms, element});
+  }
+  return o;
+}
+
+void Plan::bind() {
+  for (int32_t w : graph_.writes) written_.push_back(input_index(graph_, base_of(graph_, w)));
+  for (Step& step : steps_) {
+    step.first_operand = static_cast<int>(operands_.size());
+    step.first_scalar = static_cast<int>(scalars_.size());
+    Region region = lowered_[static_cast<size_t>(step.members[0])].region;
+    region.members.clear();
+    for (int m : step.members) {
+      const Lowered& l = lowered_[static_cast<size_t>(m)];
+      region.members.insert(region.members.end(), l.region.members.begin(), l.region.members.end());
+      for (size_t k = 0; k < l.operands.size(); ++k)
+        operands_.push_back(operand_of(l.operands[k]));
+    }
+    const Lowered& first = lowered_[static_cast<size_t>(step.members[0])];
+    scalars_.insert(scalars_.end(), first.scalars.begin(), first.scalars.end());
+    step.kernel = backend_->compile(region);
+  }
+}
+
+// The addresses of all operands and the values of all scalars for one run.
+void Plan::resolve(const Frame& frame, std::byte* arena, Addresses& out) const {
+  out.scalars.resize(scalars_.size());
+  for (size_t k = 0; k < scalars_.size(); ++k)
+    out.scalars[k] = scalars_[k].parameter >= 0 ? frame.scalars[scalars_[k].parameter] : scalars_[k].bits;
+  out.pointers.resize(operands_.size());
+  out.storages.resize(operands_.size());
+  for (size_t k = 0; k < operands_.size(); ++k) {
+    const Operand& o = operands_[k];
+    std::byte* base = o.base == Base::arena ? arena : o.base == Base::input ? frame.inputs[o.index] : frame.outputs[o.index];
+    int64_t offset = o.offset;
+    if (o.moving >= 0) {
+      const Moving& moving = moving_[static_cast<size_t>(o.moving)];
+      for (const Place::Term& t : moving.terms)
+        offset += static_cast<int64_t>(frame.scalars[t.parameter]) * t.stride * moving.element;
+    }
+    out.pointers[k] = base + offset;
+    out.storages[k] = o.base == Base::input && o.lasting ? frame.storages[o.index] : nullptr;
+  }
+}
+
+void Plan::run_step(const Step& step, const Addresses& a) const {
+  step.kernel->run({a.pointers.data() + step.first_operand, a.scalars.data() + step.first_scalar,
+                    a.storages.data() + step.first_operand});
+}
+
+void Plan::run(const Frame& frame) const {
+  static thread_local Arena arena;
+  static thread_local Addresses addresses;
+  resolve(frame, arena_ ? arena.at_least(arena_, *backend_) : nullptr, addresses);
+  for (const Step& step : steps_) run_step(step, addresses);
+  for (const Twin& t : twins_) std::memcpy(frame.outputs[t.to], frame.outputs[t.from], t.bytes);
+  for (int32_t k : written_) ++frame.storages[k]->content;
+  launch_stats().kernels += static_cast<int64_t>(steps_.size());
+}
+
+std::vector<int32_t> Plan::nodes_of(const Step& step) const {
+  std::vector<int32_t> nodes;
+  for (int m : step.members) {
+    const auto& list = partition_.drafts[static_cast<size_t>(m)].nodes;
+    nodes.insert(nodes.end(), list.begin(), list.end());
+  }
+  return nodes;
+}
+
+std::string source_line(const Loc& loc) {
+  if (!loc.line()) return "";
+  const std::string_view file = loc.file_name();
+  return fmt::format(" {}:{}", file.substr(file.rfind('/') + 1), loc.line());
+}
+
+std::string Plan::describe(const Step& step) const {
+  const RegionKind kind = lowered_[static_cast<size_t>(step.members[0])].region.kind;
+  std::string text(name_of(kind));
+  if (step.members.size() > 1) text += fmt::format(" x{}", step.members.size());
+  text += fmt::format(" ({}):", step.kernel->form());
+  for (int32_t i : nodes_of(step)) text += fmt::format(" %{} {}{};", i, graph_[i].op->name, source_line(graph_[i].loc));
+  return text;
+}
+
+std::string Plan::explain() const {
+  std::string text = fmt::format("{} kernels, arena {} bytes (at least {} alive at once)\n", steps_.size(), arena_, live_);
+  for (size_t s = 0; s < steps_.size(); ++s) text += fmt::format("  [{}] {}\n", s, describe(steps_[s]));
+  for (const Refusal& r : partition_.refusals)
+    text += fmt::format("  not fused: %{} {}{} with %{} {}{}: {}\n", r.producer, graph_[r.producer].op->name,
+                        source_line(graph_[r.producer].loc), r.consumer, graph_[r.consumer].op->name,
+                        source_line(graph_[r.consumer].loc), r.reason);
+  return text;
+}
+
+}  // namespace rp

@@ -1,0 +1,86 @@
+#pragma once
+// A Plan is a graph made executable: an immutable array of kernels with operands as base + offset. A run takes a Frame: the
+// caller's base pointers and scalars; everything else lies in an arena of the calling thread.
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "reprise/fusion/lower.h"
+#include "reprise/fusion/memory.h"
+#include "reprise/graph/executable.h"
+
+namespace rp {
+
+/// " file.cpp:41", or nothing.
+std::string source_line(const Loc& loc);
+
+class Plan final : public Executable {
+ public:
+  /// `fuse` false makes every op a kernel of its own.
+  Plan(Graph graph, Device device, bool fuse = true);
+
+  void run(const Frame& frame) const override;
+  const Graph& graph() const override { return graph_; }
+  const Layout* output_layout(size_t j) const override { return graph_[base_of(graph_, graph_.outputs[j])].layout; }
+  int kernels() const override { return static_cast<int>(steps_.size()); }
+  size_t arena_bytes() const override { return arena_; }
+  std::string explain() const override;
+  std::optional<std::string> first_difference(const Frame& frame) const override;
+
+ private:
+  enum class Base : uint8_t { input, output, arena };
+  struct Operand {
+    Base base;
+    bool lasting;    // an input whose elements this plan does not write
+    int32_t index;   // of the input or output
+    int64_t offset;  // bytes
+    int32_t moving;  // which of moving_ is added; -1: none
+  };
+  struct Moving {  // an offset that depends on run-time scalars
+    std::vector<Place::Term> terms;
+    int64_t element;
+  };
+  struct Step {
+    std::unique_ptr<RegionKernel> kernel;
+    int first_operand, first_scalar;
+    std::vector<int> members;  // indices into lowered_: several for a grouped step
+  };
+  struct Twin { int32_t from, to; size_t bytes; };  // outputs that are the same value
+
+  struct Addresses {
+    std::vector<std::byte*> pointers;
+    std::vector<Storage*> storages;
+    std::vector<uint64_t> scalars;
+  };
+  void resolve(const Frame& frame, std::byte* arena, Addresses& out) const;
+  void run_step(const Step& step, const Addresses& a) const;
+  std::optional<std::string> compare_operand(const Step& step, const Lowered& l, size_t operand, const std::byte* actual,
+                                             const std::vector<Tensor>& expected) const;
+  std::vector<int32_t> nodes_of(const Step& step) const;
+  std::string describe(const Step& step) const;
+
+  void find_stored();
+  void lower_drafts();
+  void group_updates();
+  void lay_out();
+  void bind();
+  Operand operand_of(const Place& place);
+
+  Graph graph_;
+  Partition partition_;
+  std::vector<bool> stored_;
+  std::vector<int> draft_of_;
+  std::vector<Lowered> lowered_;
+  std::vector<Step> steps_;
+  std::vector<Operand> operands_;
+  std::vector<ScalarSource> scalars_;
+  std::vector<Moving> moving_;
+  std::vector<Twin> twins_;
+  std::vector<int32_t> written_;  // one input for each storage that is written
+  std::vector<int64_t> home_;  // per node: arena offset, or -1 - output
+  size_t arena_ = 0, live_ = 0;
+  Backend* backend_;
+};
+
+}  // namespace rp

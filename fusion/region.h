@@ -1,0 +1,81 @@
+#pragma once
+// From a graph to what a backend runs. `partition` splits a graph into regions, each of which becomes one kernel; `lower`
+// turns a region's ops into loop-IR programs over a nest of loops; the plan lays out memory and orders the kernels.
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "reprise/core/backend.h"
+#include "reprise/core/graph.h"
+
+namespace rp {
+
+enum class RegionKind : uint8_t {
+  map,      // one program over every element
+  rows,     // reductions along the innermost axes, with what stands before, between and after them
+  columns,  // reductions along outer axes, with what stands before and after
+  gemm,     // matrix products whose epilogue runs on blocks of C while they are hot
+  kernel,   // one op by the backend's kernel
+  copy,     // strided elements into a contiguous buffer, or back
+};
+std::string_view name_of(RegionKind kind);
+
+/// A nest of loops: outer extents, then rows, then columns; and how each operand's address moves in it, in elements.
+struct Nest {
+  struct Steps {
+    Dims outer;
+    int64_t row = 0, column = 0;
+  };
+  Dims outer;
+  int64_t rows = 1, columns = 1;
+  std::vector<Steps> operands;
+  int64_t outer_count() const;
+};
+
+/// Joins the axes of `shape` into a nest. Axes in `inner` (a bit mask; the innermost axes, or the outer ones for column
+/// form) become the columns (`rows` form) or the rows (`columns` form); 0 leaves the choice free (`map`). No value if the
+/// operands' strides do not allow it or some column step is neither 0 nor 1.
+std::optional<Nest> make_nest(RegionKind kind, const Shape& shape, int32_t reduced,
+                              const std::vector<Strides>& operands);
+
+/// What a stage's operand stands for.
+struct StageSlot {
+  enum class Kind : uint8_t { operand, row_temp, full_temp } kind;
+  int index;
+};
+
+struct Reduction {
+  Combine combine;
+  Type type;
+  int row_temp;      // where the finished value goes
+};
+
+/// One pass of a region: a program over all its elements, or (row stages) over one value per row.
+struct Stage {
+  bool full = true;
+  Program program;
+  std::vector<StageSlot> slots;       // of the program's operands
+  std::vector<Reduction> reductions;  // of the program's accumulators
+};
+
+struct RegionOperand {
+  const Layout* layout;
+  bool written = false;
+  bool per_row = false;  // rows and columns: one element per result rather than per element
+};
+
+/// A region ready for a backend's compiler.
+struct Region {
+  RegionKind kind = RegionKind::map;
+  std::vector<RegionOperand> operands;
+  std::vector<Nest> members;  // several for grouped updates: the same program over several nests
+  std::vector<Stage> stages;
+  std::vector<DType> row_temps, full_temps;
+  int scalars = 0;
+  // gemm: operands 0, 1 and 2 are A, B and C; the stage is the epilogue. kernel: the op and its inputs, then the output.
+  const Op* op = nullptr;
+  Attrs attrs{};
+  Scalars scalar_values{};  // kernel: how many; the values come at run time
+};
+
+}  // namespace rp

@@ -1,0 +1,200 @@
+#include "reprise/graph/capture.h"
+
+#include <cstdlib>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "reprise/core/fail.h"
+#include "reprise/core/switches.h"
+#include "reprise/graph/recorder.h"
+
+namespace rp {
+
+// ---- modes ----------------------------------------------------------------------------------------------------------
+
+namespace {
+
+constexpr int no_mode = -1;
+constinit thread_local int scoped_mode = no_mode;
+std::atomic<int> default_mode{no_mode};
+
+Mode initial_mode() {
+  const std::string name = switch_value("REPRISE_MODE");
+  return name.empty() ? Mode::graph : parse_mode(name);
+}
+
+std::string line_of(const Loc& loc) {
+  const std::string_view file = loc.file_name();
+  return fmt::format("{}:{}", file.substr(file.rfind('/') + 1), loc.line());
+}
+
+}  // namespace
+
+Mode parse_mode(const std::string& name) {
+  if (name == "eager") return Mode::eager;
+  if (name == "graph") return Mode::graph;
+  if (name == "verify") return Mode::verify;
+  fail("mode: expected eager, graph or verify, got '{}'", name);
+}
+
+Mode mode() {
+  if (scoped_mode != no_mode) return static_cast<Mode>(scoped_mode);
+  int m = default_mode.load(std::memory_order_relaxed);
+  if (m == no_mode) {
+    m = static_cast<int>(initial_mode());
+    default_mode.store(m, std::memory_order_relaxed);
+  }
+  return static_cast<Mode>(m);
+}
+
+void set_default_mode(Mode mode) { default_mode = static_cast<int>(mode); }
+
+ModeGuard::ModeGuard(Mode mode) : before_(scoped_mode), recorder_(thread_state.recorder) {
+  if (recorder_) thread_state.recorder->flush("a change of mode");
+  scoped_mode = static_cast<int>(mode);
+  if (mode == Mode::eager) thread_state.recorder = nullptr;
+}
+
+ModeGuard::~ModeGuard() {
+  try {
+    if (thread_state.recorder) thread_state.recorder->flush("a change of mode");
+  } catch (...) {  // the values concerned tell when they are read
+  }
+  thread_state.recorder = static_cast<Recorder*>(recorder_);
+  scoped_mode = before_;
+}
+
+// ---- recordings -----------------------------------------------------------------------------------------------------
+
+/// The tries of one captured function: each thread has its own.
+class Recording {
+ public:
+  explicit Recording(CaptureOptions options) : options_(std::move(options)) {}
+
+  Trie& mine() {
+    std::lock_guard lock(mutex_);
+    std::unique_ptr<Trie>& trie = tries_[std::this_thread::get_id()];
+    if (!trie) {
+      trie = std::make_unique<Trie>();
+      trie->options = options_;
+    }
+    return *trie;
+  }
+  void forget() {
+    std::lock_guard lock(mutex_);
+    tries_.erase(std::this_thread::get_id());
+  }
+
+ private:
+  CaptureOptions options_;
+  std::mutex mutex_;
+  std::map<std::thread::id, std::unique_ptr<Trie>> tries_;
+};
+
+namespace detail {
+
+std::shared_ptr<Recording> make_recording(CaptureOptions options, const Loc& loc) {
+  if (options.name.empty()) options.name = line_of(loc);
+  if (options.max_pending < 1) fail("capture: expected max_pending of at least 1, got {}", options.max_pending);
+  return std::make_shared<Recording>(std::move(options));
+}
+
+CaptureStats stats(const Recording& recording) { return const_cast<Recording&>(recording).mine().stats; }
+
+void reset(Recording& recording) {
+  if (thread_state.recorder) fail("reset: a capture cannot be reset while a captured function runs");
+  recording.forget();
+}
+
+Session::Session(const std::shared_ptr<Recording>& recording, const Loc& loc)
+    : recording_(recording), exceptions_(std::uncaught_exceptions()) {
+  (void)loc;
+  if (thread_state.recorder) return;  // inside another capture: part of its recording
+  Trie& trie = recording_->mine();
+  ++trie.stats.calls;
+  thread_state.recorder = new Recorder(trie);
+  armed_ = true;
+}
+
+void Session::finish() {
+  if (armed_) thread_state.recorder->flush("the end of the captured function");
+}
+
+Session::~Session() {
+  if (!armed_) return;
+  Recorder* recorder = thread_state.recorder;
+  try {
+    if (recorder->has_pending()) recorder->abandon();
+  } catch (...) {  // the exception that ended the body is on its way already
+  }
+  thread_state.recorder = nullptr;
+  delete recorder;
+}
+
+// ---- reports --------------------------------------------------------------------------------------------------------
+
+namespace {
+
+template <class F>
+void for_each_leaf(const TraceOp& t, F&& visit) {
+  std::vector<const TraceOp*> stack{&t};
+  while (!stack.empty()) {
+    const TraceOp* top = stack.back();
+    stack.pop_back();
+    if (top->leaf) visit(*top);
+    for (auto it = top->children.rbegin(); it != top->children.rend(); ++it) stack.push_back(it->get());
+  }
+}
+
+}  // namespace
+
+std::string explain(const Recording& recording) {
+  const Trie& trie = const_cast<Recording&>(recording).mine();
+  const CaptureStats& s = trie.stats;
+  std::string text = fmt::format(
+      "capture '{}': {} calls, {} ops, {} matched, {} run by plans; {} flushes, {} plan runs, {} plans built in {:.2f} ms, "
+      "{} divergences\n",
+      trie.options.name, s.calls, s.ops, s.matched, s.planned, s.flushes, s.plan_runs, s.plan_builds, s.compile_ms, s.divergences);
+  int path = 0;
+  for_each_leaf(trie.root, [&](const TraceOp& end) {
+    text += fmt::format("path {} of {} ops, {} times", path++, end.depth, end.leaf->hits);
+    if (end.leaf->plan) text += ": " + end.leaf->plan->code->explain();
+    else text += end.leaf->refusal.empty() ? ": not planned yet\n" : ": no plan: " + end.leaf->refusal + "\n";
+  });
+  for (const std::string& event : trie.events) text += event + "\n";
+  return text;
+}
+
+std::string dump(const Recording& recording) {
+  std::string text;
+  for_each_leaf(const_cast<Recording&>(recording).mine().root, [&](const TraceOp& end) {
+    if (end.leaf->plan) text += to_string(end.leaf->plan->code->graph());
+  });
+  return text;
+}
+
+}  // namespace detail
+
+// ---- the engine's entries -------------------------------------------------------------------------------------------
+
+Tensor record(Recorder& recorder, const Call& call) { return recorder.record(call); }
+
+void before_read(const Tensor& t) {
+  Recorder* recorder = thread_state.recorder;
+  if (recorder && recorder->concerns(t)) recorder->flush("a read");
+  if (!t.pending()) return;
+  if (t.impl()->storage->recorder)
+    fail("read: {} is pending in a capture on another thread, or in a body that is traced without data", to_string(t.spec()));
+  fail("read: {} was never computed, because an op before it failed", to_string(t.spec()));
+}
+
+void before_write(const Tensor& t) {
+  Recorder* recorder = thread_state.recorder;
+  if (recorder && recorder->has_pending()) recorder->flush("a write by the host");
+  before_read(t);
+}
+
+}  // namespace rp

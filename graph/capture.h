@@ -1,0 +1,121 @@
+#pragma once
+// Capture. A captured function is recorded op by op the first time it runs and reprised afterwards: its body still runs on
+// every call, but each op is only compared with the recording and deferred, and the whole pending stretch is run by a
+// compiled plan at the end of the call or when a value is read. Whatever differs from the recording runs op by op, as eager
+// would, so a capture can be slow but never wrong.
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "reprise/core/error.h"
+
+namespace rp {
+
+enum class Mode : uint8_t { eager, graph, verify };
+
+/// The mode in force on this thread: the innermost guard, else the default, else REPRISE_MODE, else graph.
+Mode mode();
+void set_default_mode(Mode mode);
+/// "eager", "graph" or "verify"; throws for anything else.
+Mode parse_mode(const std::string& name);
+
+/// Sets the mode of this thread for a scope. Pending work is run first.
+class ModeGuard {
+ public:
+  explicit ModeGuard(Mode mode);
+  ~ModeGuard();
+  ModeGuard(const ModeGuard&) = delete;
+
+ private:
+  int before_;
+  void* recorder_;
+};
+
+enum class OnMismatch : uint8_t { throw_error, log_and_use_eager };
+
+struct CaptureOptions {
+  std::string name;         ///< for reports; default: the line of the capture
+  int max_pending = 16384;  ///< ops deferred before a flush is forced
+  OnMismatch on_mismatch = OnMismatch::throw_error;  ///< what verify does
+};
+
+/// Counts since the capture was made (this thread's recordings).
+struct CaptureStats {
+  int64_t calls = 0, ops = 0, matched = 0, planned = 0;  ///< `planned`: ops that ran as part of a plan
+  int64_t flushes = 0, plan_runs = 0, plan_builds = 0, divergences = 0, recordings = 0;
+  int64_t verified = 0;      ///< flushes compared with eager, bit for bit
+  int64_t kernels = 0;       ///< kernels launched by the last plan
+  int64_t arena_bytes = 0, output_bytes = 0;  ///< of the last plan
+  double compile_ms = 0;
+};
+
+class Recording;  // the trie of one captured function
+
+namespace detail {
+std::shared_ptr<Recording> make_recording(CaptureOptions options, const Loc& loc);
+CaptureStats stats(const Recording&);
+std::string explain(const Recording&);
+std::string dump(const Recording&);
+void reset(Recording&);
+
+/// Arms the recorder for one call; transparent if another capture is already armed on this thread.
+class Session {
+ public:
+  Session(const std::shared_ptr<Recording>& recording, const Loc& loc);
+  ~Session();
+  Session(const Session&) = delete;
+  /// Runs what is pending by the plan. Called when the body has returned and its locals are gone.
+  void finish();
+
+ private:
+  std::shared_ptr<Recording> recording_;
+  bool armed_ = false;
+  int exceptions_;
+};
+}  // namespace detail
+
+/// A captured function: call it like the function itself. Outputs belong to the caller and are never overwritten.
+template <class F>
+class Captured {
+ public:
+  Captured(F f, CaptureOptions options, const Loc& loc)
+      : f_(std::move(f)), recording_(detail::make_recording(std::move(options), loc)), loc_(loc) {}
+
+  template <class... A>
+  decltype(auto) operator()(A&&... args) {
+    if (mode() == Mode::eager) return f_(std::forward<A>(args)...);
+    detail::Session session(recording_, loc_);
+    if constexpr (std::is_void_v<std::invoke_result_t<F&, A...>>) {
+      f_(std::forward<A>(args)...);
+      session.finish();
+    } else {
+      auto result = f_(std::forward<A>(args)...);
+      session.finish();
+      return result;
+    }
+  }
+
+  CaptureStats stats() const { return detail::stats(*recording_); }
+  /// Regions with their ops and lines, and the reason of every miss, split and refusal to fuse.
+  std::string explain() const { return detail::explain(*recording_); }
+  /// The graphs of all recorded paths as text that reads back in.
+  std::string dump() const { return detail::dump(*recording_); }
+  /// Forgets every recording.
+  void reset() { detail::reset(*recording_); }
+
+ private:
+  F f_;
+  std::shared_ptr<Recording> recording_;
+  Loc loc_;
+};
+
+/// Wraps `f` so that later calls are matched against its recording and run as compiled plans. Arguments, return values,
+/// closed-over state, branches, prints, random numbers and in-place updates all work as they do without it.
+template <class F>
+Captured<std::decay_t<F>> capture(F&& f, CaptureOptions options = {}, Loc loc = Loc::current()) {
+  return {std::forward<F>(f), std::move(options), loc};
+}
+
+}  // namespace rp

@@ -1,0 +1,405 @@
+#include "reprise/graph/recorder.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "reprise/core/fail.h"
+#include "reprise/core/hash.h"
+#include "reprise/core/infer.h"
+#include "reprise/core/ops/entries.h"
+
+namespace rp {
+namespace {
+
+constexpr size_t max_children = 8, max_root_children = 64;
+constexpr int max_leaves = 64;
+constexpr size_t max_events = 200;
+
+uint64_t next_epoch() {
+  static std::atomic<uint64_t> epoch{0};
+  return ++epoch;
+}
+
+std::string line_of(const Loc& loc) {
+  if (!loc.line()) return "";
+  const std::string_view file = loc.file_name();
+  return fmt::format(" at {}:{}", file.substr(file.rfind('/') + 1), loc.line());
+}
+
+// Ops that run on behalf of the recorder are not recorded themselves.
+class Unrecorded {
+ public:
+  Unrecorded() : recorder_(std::exchange(thread_state.recorder, nullptr)), grad_(std::exchange(thread_state.grad, false)) {}
+  ~Unrecorded() {
+    thread_state.recorder = recorder_;
+    thread_state.grad = grad_;
+  }
+
+ private:
+  Recorder* recorder_;
+  bool grad_;
+};
+
+}  // namespace
+
+void Trie::note(std::string event) {
+  if (events.size() == max_events) events.erase(events.begin());
+  events.push_back(std::move(event));
+}
+
+size_t Recorder::PlaceHash::operator()(const PlaceKey& k) const {
+  return hash_mix(hash_mix(reinterpret_cast<size_t>(k.storage), reinterpret_cast<size_t>(k.layout)), static_cast<size_t>(k.offset));
+}
+
+Recorder::Recorder(Trie& trie) : trie_(trie), current_(&trie.root) { start_segment(); }
+
+Recorder::~Recorder() { drop_roots(); }
+
+// Whether anybody but the recorder holds the pending storage of a slot.
+bool Recorder::held(int32_t slot) const {
+  const Storage* s = roots_[static_cast<size_t>(slot)];
+  return s && s->refs.load(std::memory_order_acquire) > 1;
+}
+
+void Recorder::drop_roots() noexcept {
+  for (Storage* s : roots_) {
+    if (!s) continue;
+    s->recorder = nullptr;
+    drop(s);
+  }
+  roots_.clear();
+}
+
+void Recorder::start_segment() {
+  epoch_ = next_epoch();
+  current_ = &trie_.root;
+  state_ = trie_.root.children.empty() ? State::recording : State::matching;
+  pending_.clear();
+  scalars_.clear();
+  external_index_.clear();
+  storage_index_.clear();
+  drop_roots();
+  slots_ = 0;
+  // Last: dropping the handles may end tensors.
+  std::vector<External> externals = std::move(externals_);
+  externals_.clear();
+}
+
+// ---- operands -------------------------------------------------------------------------------------------------------
+
+OperandRef Recorder::ref_of(const Tensor& t) {
+  const TensorImpl& impl = *t.impl();
+  if (impl.epoch == epoch_) return {static_cast<int32_t>(impl.slot), -1, impl.layout};
+  return bind_external(t);
+}
+
+OperandRef Recorder::bind_external(const Tensor& t) {
+  const TensorImpl& impl = *t.impl();
+  if (t.pending() && state_ != State::tracing)
+    fail("capture: {} is pending in a capture on another thread; read it there first", to_string(t.spec()));
+  const PlaceKey key{impl.storage, impl.layout, impl.offset};
+  const auto [it, fresh] = external_index_.try_emplace(key, static_cast<int32_t>(externals_.size()));
+  if (fresh) {
+    const auto s = storage_index_.try_emplace(impl.storage, static_cast<int32_t>(storage_index_.size())).first;
+    External e{bare_alias(t), {}, s->second};
+    if (impl.storage->exposed && state_ == State::matching) {
+      Unrecorded guard;
+      e.snapshot = e.tensor.clone();
+    }
+    externals_.push_back(std::move(e));
+  }
+  return {~it->second, externals_[static_cast<size_t>(it->second)].storage, impl.layout};
+}
+
+bool Recorder::matches(const TraceOp& t, const Call& call) const {
+  return t.op == call.op && t.scalar_mask == call.scalar_mask && t.scalar_count == call.scalars.count &&
+         t.inputs == refs_ && t.attrs == call.attrs;
+}
+
+TraceOp* Recorder::find_child(const Call& call) {
+  for (const auto& child : current_->children)
+    if (matches(*child, call)) return child.get();
+  return nullptr;
+}
+
+bool Recorder::writes_exposed(const Call& call) const {
+  return call.op == &write_op && call.inputs[0]->impl()->epoch != epoch_ && call.inputs[0]->impl()->storage->exposed;
+}
+
+// ---- the path of a call ---------------------------------------------------------------------------------------------
+
+Tensor Recorder::record(const Call& call) {
+  if (running_ || state_ == State::off) {
+    Unrecorded guard;
+    return run_now(call);
+  }
+  if (state_ == State::tracing) return note_abstract(call);
+  ++trie_.stats.ops;
+  if (writes_exposed(call)) {  // others may look at these elements at any time
+    flush("a write to elements whose raw pointer has escaped");
+    Unrecorded guard;
+    return run_now(call);
+  }
+  if (pending_.size() >= static_cast<size_t>(trie_.options.max_pending)) flush("the limit of pending ops");
+  refs_.clear();
+  for (const Tensor* t : call.inputs) refs_.push_back(ref_of(*t));
+  if (state_ == State::matching) {
+    if (TraceOp* child = find_child(call)) {
+      ++trie_.stats.matched;
+      return defer(call, *child);
+    }
+    diverge(call);
+  }
+  return record_now(call);
+}
+
+Tensor Recorder::defer(const Call& call, TraceOp& t) {
+  pending_.push_back(&t);
+  scalars_.insert(scalars_.end(), call.scalars.bits.begin(), call.scalars.bits.begin() + call.scalars.count);
+  current_ = &t;
+  if (t.slot < 0) {
+    ++call.inputs[0]->impl()->storage->version;
+    return *call.inputs[0];
+  }
+  Tensor y;
+  if (call.op->kind == Kind::view) {
+    const Tensor& base = *call.inputs[0];
+    y = alias(base, t.out, base.impl()->offset + view_offset(call));
+    roots_.push_back(nullptr);
+  } else {
+    y = allocate_pending(t.out);
+    Storage* s = y.impl()->storage;
+    s->recorder = this;
+    retain(s);
+    roots_.push_back(s);
+  }
+  ++slots_;
+  y.impl()->epoch = epoch_;
+  y.impl()->slot = static_cast<uint32_t>(t.slot);
+  return y;
+}
+
+Tensor Recorder::record_now(const Call& call) {
+  const size_t limit = current_ == &trie_.root ? max_root_children : max_children;
+  const Layout* out = infer(call);  // a wrong call throws here, before anything is noted
+  if (current_->children.size() >= limit || trie_.leaves >= max_leaves) {
+    trie_.note(fmt::format("cut: too many branches after {}{}; the rest of the segment runs op by op",
+                           current_->op ? current_->op->name : "the start", line_of(current_->loc)));
+    state_ = State::off;
+    Unrecorded guard;
+    return run_now(call);
+  }
+  Tensor y;
+  {
+    Unrecorded guard;
+    y = run_now(call);
+  }
+  const std::vector<OperandRef> refs = refs_;
+  TraceOp* t = add_child(call, out);
+  t->inputs = refs;
+  current_ = t;
+  if (t->slot < 0) return y;
+  ++slots_;
+  roots_.push_back(nullptr);
+  y.impl()->epoch = epoch_;
+  y.impl()->slot = static_cast<uint32_t>(t->slot);
+  return y;
+}
+
+// ---- bodies ---------------------------------------------------------------------------------------------------------
+
+Tensor Recorder::note_abstract(const Call& call) {
+  refs_.clear();
+  for (const Tensor* t : call.inputs) refs_.push_back(ref_of(*t));
+  const Layout* out = infer(call);
+  TraceOp* t = add_child(call, out);
+  t->inputs = refs_;
+  return defer(call, *t);
+}
+
+Graph Recorder::trace(const std::vector<const Layout*>& layouts, const std::function<Tensor(const Tensors&)>& body) {
+  Trie trie;
+  Recorder recorder(trie);
+  recorder.state_ = State::tracing;
+  Tensors inputs;
+  for (const Layout* layout : layouts) inputs.push_back(alias(allocate_pending(layout->packed), layout, 0));
+  for (const Tensor& t : inputs) recorder.bind_external(t);
+  Recorder* before = std::exchange(thread_state.recorder, &recorder);
+  const bool grad = std::exchange(thread_state.grad, false);
+  Tensor y;
+  try {
+    y = body(inputs);
+    if (y.impl()->epoch != recorder.epoch_) y = y.clone();  // an input as it is
+  } catch (...) {
+    thread_state.recorder = before;
+    thread_state.grad = grad;
+    throw;
+  }
+  thread_state.recorder = before;
+  thread_state.grad = grad;
+  std::vector<ExternalSpec> externals;
+  for (const External& e : recorder.externals_) externals.push_back({e.tensor.impl()->layout, e.storage});
+  return build_graph(recorder.path_to(recorder.current_), externals, {static_cast<int32_t>(y.impl()->slot)}, &recorder.scalars_);
+}
+
+TraceOp* Recorder::add_child(const Call& call, const Layout* out) {
+  auto t = std::make_unique<TraceOp>();
+  t->op = call.op;
+  t->attrs = call.attrs;
+  t->scalar_mask = call.scalar_mask;
+  t->scalar_count = call.scalars.count;
+  t->out = out;
+  t->slot = call.op == &write_op ? -1 : slots_;
+  t->loc = At::where();
+  t->parent = current_;
+  t->depth = current_->depth + 1;
+  current_->children.push_back(std::move(t));
+  return current_->children.back().get();
+}
+
+void Recorder::diverge(const Call& call) {
+  if (current_ != &trie_.root || !pending_.empty()) {
+    const TraceOp* expected = current_->children.empty() ? nullptr : current_->children[0].get();
+    trie_.note(fmt::format("diverged after op {}: expected {}{}, got {}{}", current_->depth,
+                           expected ? expected->op->name : "the end", expected ? line_of(expected->loc) : "",
+                           call.op->name, line_of(At::where())));
+    ++trie_.stats.divergences;
+  }
+  const std::vector<OperandRef> refs = refs_;  // running the pending ops must not disturb the call at hand
+  run_op_by_op();
+  refs_ = refs;
+  state_ = State::recording;
+}
+
+// ---- flushing -------------------------------------------------------------------------------------------------------
+
+bool Recorder::concerns(const Tensor& t) const {
+  if (pending_.empty()) return false;
+  if (t.pending()) return true;
+  return storage_index_.count(t.impl()->storage) != 0 || t.impl()->epoch == epoch_;
+}
+
+void Recorder::flush(std::string_view reason) {
+  (void)reason;
+  if (running_) return;
+  if (current_ == &trie_.root) return start_segment();
+  ++trie_.stats.flushes;
+  if (state_ == State::matching) {
+    run_pending();
+  } else if (state_ == State::recording) {
+    if (!current_->leaf) ++trie_.stats.recordings;
+    leaf_of(*current_);
+  }
+  start_segment();
+}
+
+void Recorder::abandon() {
+  if (!pending_.empty()) run_op_by_op();
+  start_segment();
+}
+
+Leaf& Recorder::leaf_of(TraceOp& t) {
+  if (!t.leaf) {
+    t.leaf = std::make_unique<Leaf>();
+    ++trie_.leaves;
+  }
+  ++t.leaf->hits;
+  return *t.leaf;
+}
+
+void Recorder::run_pending() {
+  const bool known = current_->leaf != nullptr;
+  leaf_of(*current_);
+  const LeafPlan* plan = known ? plan_for(*current_) : nullptr;
+  if (!plan) return run_op_by_op();
+  if (mode() == Mode::verify) verify_plan(*plan);
+  else run_plan(*plan);
+  ++trie_.stats.plan_runs;
+  trie_.stats.planned += static_cast<int64_t>(pending_.size());
+  trie_.stats.kernels = plan->code->kernels();
+  trie_.stats.arena_bytes = static_cast<int64_t>(plan->code->arena_bytes());
+  pending_.clear();
+}
+
+std::vector<const TraceOp*> Recorder::path_to(const TraceOp* end) const {
+  std::vector<const TraceOp*> path;
+  for (const TraceOp* t = end; t->parent; t = t->parent) path.push_back(t);
+  std::reverse(path.begin(), path.end());
+  return path;
+}
+
+// Computes one pending op; its result goes into the pending storage that waits for it, if somebody still holds that.
+Tensor Recorder::run_one(const TraceOp& t, size_t first_scalar, const std::vector<Tensor>& values) {
+  const Tensor* few[8];
+  std::vector<const Tensor*> many(t.inputs.size() > 8 ? t.inputs.size() : 0);
+  const Tensor** inputs = many.empty() ? few : many.data();
+  for (size_t i = 0; i < t.inputs.size(); ++i) {
+    const int32_t ref = t.inputs[i].ref;
+    const External* e = ref < 0 ? &externals_[static_cast<size_t>(~ref)] : nullptr;
+    inputs[i] = !e ? &values[static_cast<size_t>(ref)] : e->snapshot.defined() ? &e->snapshot : &e->tensor;
+  }
+  Call call{.op = t.op, .inputs = {inputs, t.inputs.size()}, .attrs = t.attrs, .scalar_mask = t.scalar_mask};
+  call.scalars.count = t.scalar_count;
+  std::copy_n(scalars_.begin() + static_cast<std::ptrdiff_t>(first_scalar), t.scalar_count, call.scalars.bits.begin());
+  AtForward at(t.loc);
+  if (t.slot < 0) {
+    const uint32_t version = inputs[0]->impl()->storage->version;
+    Tensor y = engine.run(call, t.out);
+    inputs[0]->impl()->storage->version = version;  // it was counted when the op was deferred
+    return y;
+  }
+  if (t.op->kind == Kind::view) return run_now(call);
+  if (!held(t.slot)) return run_now(call);
+  Storage* waiting = roots_[static_cast<size_t>(t.slot)];
+  materialize(*waiting, t.out->bytes());
+  waiting->recorder = nullptr;
+  const Tensor y = storage_view(waiting, t.out);
+  engine.run_out(call, y);
+  return y;
+}
+
+void Recorder::run_op_by_op() {
+  running_ = true;
+  Unrecorded guard;
+  std::vector<Tensor> values(static_cast<size_t>(slots_));
+  size_t scalar = 0;
+  try {
+    for (const TraceOp* t : pending_) {
+      Tensor y = run_one(*t, scalar, values);
+      scalar += t->scalar_count;
+      if (t->slot >= 0) values[static_cast<size_t>(t->slot)] = std::move(y);
+    }
+  } catch (...) {
+    fail_pending();
+    running_ = false;
+    throw;
+  }
+  pending_.clear();
+  running_ = false;
+}
+
+// After an op has failed: what should have come after it will never be computed.
+void Recorder::fail_pending() {
+  drop_roots();
+  pending_.clear();
+  state_ = State::off;
+}
+
+const LeafPlan* Recorder::plan_for(TraceOp& end) {
+  Leaf& leaf = *end.leaf;
+  std::vector<int32_t> live;
+  for (int32_t s = 0; s < static_cast<int32_t>(roots_.size()); ++s)
+    if (held(s)) live.push_back(s);
+  if (leaf.plan && std::includes(leaf.plan->live.begin(), leaf.plan->live.end(), live.begin(), live.end()))
+    return leaf.plan.get();
+  if (!leaf.refusal.empty()) return nullptr;
+  if (leaf.plan) {  // values outlive the segment that did not before: the plan keeps all of them from now on
+    std::vector<int32_t> all;
+    std::set_union(live.begin(), live.end(), leaf.plan->live.begin(), leaf.plan->live.end(), std::back_inserter(all));
+    live = std::move(all);
+    trie_.note(fmt::format("plan rebuilt: {} values are kept now", live.size()));
+  }
+  return build_plan(leaf, end, std::move(live));
+}
+
+}  // namespace rp

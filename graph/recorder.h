@@ -1,0 +1,110 @@
+#pragma once
+// The recorder: compares the ops of a captured function with a trie of earlier recordings and defers them.
+//
+// While a segment matches, nothing is computed: a matched op is put on the pending list and its result is a tensor whose
+// storage is pending. A flush runs the pending path by its plan, or op by op where there is none. When an op does not match,
+// the pending ops run op by op and the rest of the segment is recorded as a new branch, running as eager does.
+#include <functional>
+#include <unordered_map>
+
+#include "reprise/core/engine.h"
+#include "reprise/graph/capture.h"
+#include "reprise/graph/trace.h"
+
+namespace rp {
+
+/// What one captured function has recorded on one thread.
+struct Trie {
+  CaptureOptions options;
+  TraceOp root;
+  int leaves = 0;
+  CaptureStats stats;
+  std::vector<std::string> events;  // misses, cuts and refusals with their reasons; the latest are kept
+
+  void note(std::string event);
+};
+
+class Recorder {
+ public:
+  explicit Recorder(Trie& trie);
+  ~Recorder();
+  Recorder(const Recorder&) = delete;
+
+  Tensor record(const Call& call);
+  /// Runs what is pending and starts a new segment.
+  void flush(std::string_view reason);
+  /// Runs what is pending op by op: the way out after an exception.
+  void abandon();
+
+  bool has_pending() const { return !pending_.empty(); }
+  /// Whether the elements of `t` depend on pending work.
+  bool concerns(const Tensor& t) const;
+
+  /// Records on values that do not exist, for bodies: `body` gets placeholders of the given layouts. Returns its graph.
+  static Graph trace(const std::vector<const Layout*>& inputs, const std::function<Tensor(const Tensors&)>& body);
+
+ private:
+  enum class State : uint8_t { matching, recording, tracing, off };
+
+  struct External {
+    Tensor tensor;    // a handle of the recorder's own
+    Tensor snapshot;  // the elements when it was bound, if a raw pointer to them has escaped
+    int32_t storage;
+  };
+  struct PlaceKey {
+    const Storage* storage;
+    const Layout* layout;
+    int64_t offset;
+    bool operator==(const PlaceKey&) const = default;
+  };
+  struct PlaceHash { size_t operator()(const PlaceKey& k) const; };
+
+  void start_segment();
+  bool held(int32_t slot) const;
+  void drop_roots() noexcept;
+  OperandRef ref_of(const Tensor& t);
+  OperandRef bind_external(const Tensor& t);
+  TraceOp* find_child(const Call& call);
+  bool matches(const TraceOp& t, const Call& call) const;
+  Tensor defer(const Call& call, TraceOp& t);
+  Tensor note_abstract(const Call& call);
+  Tensor record_now(const Call& call);
+  TraceOp* add_child(const Call& call, const Layout* out);
+  void diverge(const Call& call);
+  bool writes_exposed(const Call& call) const;
+
+  // flushing
+  void run_pending();
+  void run_op_by_op();
+  void fail_pending();
+  void run_plan(const LeafPlan& plan);
+  void verify_plan(const LeafPlan& plan);
+  const LeafPlan* build_plan(Leaf& leaf, TraceOp& end, std::vector<int32_t> live);
+  struct Bound;  // the addresses of a plan's inputs
+  Bound bind(bool snapshots) const;
+  const LeafPlan* plan_for(TraceOp& end);
+  std::vector<const TraceOp*> path_to(const TraceOp* end) const;
+  Tensor run_one(const TraceOp& t, size_t first_scalar, const std::vector<Tensor>& values);
+  Leaf& leaf_of(TraceOp& t);
+
+  Trie& trie_;
+  State state_ = State::matching;
+  uint64_t epoch_ = 0;
+  TraceOp* current_;
+  std::vector<TraceOp*> pending_;
+  std::vector<uint64_t> scalars_;       // of the pending ops, in order
+  std::vector<External> externals_;
+  std::unordered_map<PlaceKey, int32_t, PlaceHash> external_index_;
+  std::unordered_map<const Storage*, int32_t> storage_index_;
+  std::vector<Storage*> roots_;         // per slot: the pending storage it made, retained; null for views
+  int32_t slots_ = 0;
+  std::vector<OperandRef> refs_;        // of the call being recorded
+  bool running_ = false;
+};
+
+// For the engine's table.
+Tensor record(Recorder& recorder, const Call& call);
+void before_read(const Tensor& t);
+void before_write(const Tensor& t);
+
+}  // namespace rp

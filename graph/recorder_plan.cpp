@@ -1,0 +1,179 @@
+// Running a pending path by its plan, and verifying that against op by op.
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+
+#include "reprise/core/fail.h"
+#include "reprise/core/stats.h"
+#include "reprise/graph/recorder.h"
+
+namespace rp {
+
+const LeafPlan* Recorder::build_plan(Leaf& leaf, TraceOp& end, std::vector<int32_t> live) {
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<ExternalSpec> externals;
+  for (const External& e : externals_) {
+    const Tensor& t = e.snapshot.defined() ? e.snapshot : e.tensor;
+    externals.push_back({t.impl()->layout, e.storage});
+  }
+  auto plan = std::make_unique<LeafPlan>();
+  try {
+    plan->code = engine.compile(build_graph(path_to(&end), externals, live), Device{});
+  } catch (const Error& error) {
+    leaf.refusal = error.what();
+    trie_.note("no plan: " + leaf.refusal);
+    return nullptr;
+  }
+  plan->live = std::move(live);
+  leaf.plan = std::move(plan);
+  ++trie_.stats.plan_builds;
+  trie_.stats.compile_ms += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return leaf.plan.get();
+}
+
+struct Recorder::Bound {
+  std::vector<std::byte*> inputs;
+  std::vector<Storage*> storages;
+};
+
+Recorder::Bound Recorder::bind(bool snapshots) const {
+  Bound b;
+  for (const External& e : externals_) {
+    const Tensor& t = snapshots && e.snapshot.defined() ? e.snapshot : e.tensor;
+    b.inputs.push_back(t.bytes());
+    b.storages.push_back(t.impl()->storage);
+  }
+  return b;
+}
+
+void Recorder::run_plan(const LeafPlan& plan) {
+  const Bound bound = bind(true);
+  std::vector<std::byte*> outputs;
+  Tensors dropped;  // values the plan keeps though nobody holds them this time
+  int64_t bytes = 0;
+  for (size_t j = 0; j < plan.live.size(); ++j) {
+    const Layout* layout = plan.code->output_layout(j);
+    bytes += static_cast<int64_t>(layout->bytes());
+    Storage* waiting = roots_[static_cast<size_t>(plan.live[j])];
+    if (!held(plan.live[j])) {
+      dropped.push_back(allocate(layout->packed));
+      outputs.push_back(dropped.back().bytes());
+      continue;
+    }
+    materialize(*waiting, layout->bytes());
+    waiting->recorder = nullptr;
+    outputs.push_back(waiting->data);
+  }
+  trie_.stats.output_bytes = bytes;
+  running_ = true;
+  try {
+    plan.code->run({bound.inputs.data(), bound.storages.data(), outputs.data(), scalars_.data()});
+  } catch (...) {
+    fail_pending();
+    running_ = false;
+    throw;
+  }
+  running_ = false;
+}
+
+namespace {
+
+// The elements of a storage at one time.
+struct Copy {
+  Storage* storage;
+  std::vector<std::byte> bytes;
+  explicit Copy(Storage* s) : storage(s), bytes(s->data, s->data + s->bytes) {}
+  void restore() const { if (!bytes.empty()) std::memcpy(storage->data, bytes.data(), bytes.size()); }
+};
+
+std::string mismatch_text(const char* what, const Layout& layout, const std::byte* eager, const std::byte* graph, int64_t at) {
+  const int64_t n = count_differing(eager, graph, layout.numel, layout.dtype());
+  return visit_dtype(layout.dtype(), [&]<class T>(T) {
+    T a, b;
+    std::memcpy(&a, eager + at * static_cast<int64_t>(sizeof a), sizeof a);
+    std::memcpy(&b, graph + at * static_cast<int64_t>(sizeof b), sizeof b);
+    return fmt::format("{} {}: element {} is {} by eager, {} by the graph; {} of {} differ", what, to_string(layout.spec), at,
+                       a, b, n, layout.numel);
+  });
+}
+
+}  // namespace
+
+// Runs the pending ops one by one for reference, then the plan from the same state, and compares what both leave behind. The
+// reference stays in force.
+void Recorder::verify_plan(const LeafPlan& plan) {
+  const Graph& g = plan.code->graph();
+  std::vector<Copy> before;
+  for (int32_t w : g.writes) {
+    const int32_t base = base_of(g, w);
+    size_t k = 0;
+    while (g.inputs[k] != base) ++k;
+    before.emplace_back(externals_[k].tensor.impl()->storage);
+  }
+  Tensors kept;  // the reference's results
+  for (int32_t root : plan.live) {
+    Storage* s = roots_[static_cast<size_t>(root)];
+    kept.push_back(held(root) ? storage_view(s, g[base_of(g, g.outputs[kept.size()])].layout) : Tensor());
+  }
+  const std::vector<TraceOp*> pending = pending_;
+  run_op_by_op();
+  pending_ = pending;
+  std::vector<Copy> reference;
+  for (const Copy& c : before) reference.emplace_back(c.storage);
+  const auto restore = [](const std::vector<Copy>& copies) { for (const Copy& c : copies) c.restore(); };
+
+  Tensors results;
+  std::vector<std::byte*> outputs;
+  for (size_t j = 0; j < plan.live.size(); ++j) {
+    results.push_back(allocate(plan.code->output_layout(j)->packed));
+    outputs.push_back(results.back().bytes());
+  }
+  const Bound bound = bind(true);
+  const Frame frame{bound.inputs.data(), bound.storages.data(), outputs.data(), scalars_.data()};
+  restore(before);
+  plan.code->run(frame);
+  std::string report;
+  for (size_t j = 0; j < results.size() && report.empty(); ++j) {
+    if (!kept[j].defined()) continue;
+    const Layout& layout = kept[j].layout();
+    const int64_t at = first_differing(kept[j].bytes(), outputs[j], layout.numel, layout.dtype());
+    if (at >= 0) report = mismatch_text("result", layout, kept[j].bytes(), outputs[j], at);
+  }
+  for (size_t k = 0; k < before.size() && report.empty(); ++k) {
+    const Layout& base = *g[base_of(g, g.writes[k])].layout;
+    const Layout& flat = *intern({base.dtype(), {static_cast<int64_t>(before[k].bytes.size() / size_of(base.dtype()))}, {}});
+    const int64_t at = first_differing(reference[k].bytes.data(), before[k].storage->data, flat.numel, flat.dtype());
+    if (at >= 0) report = mismatch_text("written elements", flat, reference[k].bytes.data(), before[k].storage->data, at);
+  }
+  ++trie_.stats.verified;
+  if (report.empty()) return;
+  restore(before);
+  const std::optional<std::string> culprit = plan.code->first_difference(frame);
+  restore(reference);
+  report = fmt::format("verify: capture '{}' differs from eager: {}\n  {}", trie_.options.name, report,
+                       culprit ? *culprit : "no kernel differs alone: the order or the memory plan is at fault");
+  trie_.note(report);
+  if (trie_.options.on_mismatch == OnMismatch::throw_error) throw Error(report, At::where());
+  std::fprintf(stderr, "%s\n", report.c_str());
+}
+
+int64_t first_differing(const std::byte* a, const std::byte* b, int64_t count, DType dtype) {
+  return visit_dtype(dtype, [&]<class T>(T) -> int64_t {
+    for (int64_t i = 0; i < count; ++i) {
+      T x, y;
+      std::memcpy(&x, a + i * static_cast<int64_t>(sizeof x), sizeof x);
+      std::memcpy(&y, b + i * static_cast<int64_t>(sizeof y), sizeof y);
+      if (std::memcmp(&x, &y, sizeof x) && !(x != x && y != y)) return i;
+    }
+    return -1;
+  });
+}
+
+int64_t count_differing(const std::byte* a, const std::byte* b, int64_t count, DType dtype) {
+  const auto element = static_cast<int64_t>(size_of(dtype));
+  int64_t n = 0;
+  for (int64_t i = 0; i < count; ++i) n += first_differing(a + i * element, b + i * element, 1, dtype) >= 0;
+  return n;
+}
+
+}  // namespace rp

@@ -1,0 +1,182 @@
+#include "reprise/nn/module.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "reprise/core/fail.h"
+#include "reprise/core/ops.h"
+#include "reprise/eager/grad.h"
+
+namespace rp {
+namespace detail {
+
+enum class Kind : uint8_t { param, buffer, child };
+
+struct Entry {
+  std::string name;
+  Kind kind;
+  Tensor tensor;
+  std::shared_ptr<ModuleState> child;
+};
+
+struct ModuleState {
+  std::vector<Entry> entries;
+  bool training = true;
+};
+
+namespace {
+std::atomic<uint64_t> registrations{0};
+}
+
+uint64_t module_registrations() { return registrations.load(std::memory_order_relaxed); }
+
+}  // namespace detail
+
+namespace {
+
+using detail::Entry;
+using detail::Kind;
+using detail::ModuleState;
+
+Entry& add(ModuleState& state, const std::string& name, Kind kind) {
+  if (name.empty() || name.find('.') != std::string::npos) {
+    fail("module: a name must not be empty or contain a dot, got \"{}\"", name);
+  }
+  for (const Entry& e : state.entries) {
+    if (e.name == name) fail("module: the name \"{}\" is already taken", name);
+  }
+  detail::registrations.fetch_add(1, std::memory_order_relaxed);
+  return state.entries.emplace_back(Entry{name, kind, {}, nullptr});
+}
+
+bool contains(const ModuleState& state, const ModuleState* sought) {
+  return &state == sought || std::any_of(state.entries.begin(), state.entries.end(),
+                                         [&](const Entry& e) { return e.child && contains(*e.child, sought); });
+}
+
+void collect(const ModuleState& state, Kind kind, const std::string& prefix, std::unordered_set<const void*>& seen,
+             NamedTensors& out) {
+  for (const Entry& e : state.entries) {
+    if (e.child) {
+      collect(*e.child, kind, prefix + e.name + ".", seen, out);
+    } else if (e.kind == kind && e.tensor.defined() && seen.insert(e.tensor.impl()).second) {
+      out.emplace_back(prefix + e.name, e.tensor);
+    }
+  }
+}
+
+NamedTensors collect(const ModuleState& state, Kind kind) {
+  std::unordered_set<const void*> seen;
+  NamedTensors out;
+  collect(state, kind, "", seen, out);
+  return out;
+}
+
+void set_training(ModuleState& state, bool on) {
+  state.training = on;
+  for (const Entry& e : state.entries) {
+    if (e.child) set_training(*e.child, on);
+  }
+}
+
+Tensor initialised(const std::string& name, const Shape& shape, const Init& init) {
+  NoGrad guard;
+  Tensor value = init ? init(shape) : init::fan_in_uniform()(shape);
+  if (!value.defined() || !(value.shape() == shape)) {
+    fail("module: the initialiser of \"{}\" must give shape {}, got {}", name, to_string(shape),
+         value.defined() ? to_string(value.shape()) : "an undefined tensor");
+  }
+  return value;
+}
+
+}  // namespace
+
+Module::Module() : state_(std::make_shared<ModuleState>()) {}
+
+NamedTensors Module::parameters() const { return collect(*state_, Kind::param); }
+
+NamedTensors Module::buffers() const { return collect(*state_, Kind::buffer); }
+
+void Module::train(bool on) const { set_training(*state_, on); }
+
+bool Module::training() const { return state_->training; }
+
+std::string Module::summary() const {
+  NamedTensors all = parameters();
+  size_t name_width = 5, shape_width = 5;
+  int64_t total = 0;
+  for (const auto& [name, t] : all) {
+    name_width = std::max(name_width, name.size());
+    shape_width = std::max(shape_width, to_string(t.spec()).size());
+    total += t.numel();
+  }
+  std::string text = fmt::format("{:<{}}  {:<{}}  {:>12}\n", "name", name_width, "shape", shape_width, "count");
+  for (const auto& [name, t] : all) {
+    text += fmt::format("{:<{}}  {:<{}}  {:>12}\n", name, name_width, to_string(t.spec()), shape_width, t.numel());
+  }
+  return text + fmt::format("{:<{}}  {:<{}}  {:>12}\n", "total", name_width, "", shape_width, total);
+}
+
+Tensor Module::param(const std::string& name, const Shape& shape, const Init& init, Loc loc) const {
+  At at(loc);
+  Entry& entry = add(*state_, name, Kind::param);
+  try {
+    Tensor value = initialised(name, shape, init);
+    value.set_requires_grad();
+    return entry.tensor = value;
+  } catch (...) {
+    state_->entries.pop_back();
+    throw;
+  }
+}
+
+Tensor Module::add_param(const std::string& name, const Tensor& value, const Loc& loc) const {
+  At at(loc);
+  if (!value.defined() || !is_floating(value.dtype())) {
+    fail("module: parameter \"{}\" must be a floating-point tensor, got {}", name,
+         value.defined() ? to_string(value.spec()) : "an undefined one");
+  }
+  value.set_requires_grad();
+  return add(*state_, name, Kind::param).tensor = value;
+}
+
+Tensor Module::buffer(const std::string& name, const Tensor& value, Loc loc) const {
+  At at(loc);
+  if (!value.defined()) fail("module: buffer \"{}\" is undefined", name);
+  return add(*state_, name, Kind::buffer).tensor = value;
+}
+
+void Module::add_child(const std::string& name, const Module& module, const Loc& loc) const {
+  At at(loc);
+  if (contains(*module.state_, state_.get())) fail("module: child \"{}\" contains the module it is added to", name);
+  add(*state_, name, Kind::child).child = module.state_;
+}
+
+Module::Lazy Module::lazy_param(const std::string& name, Loc loc) const {
+  At at(loc);
+  Lazy place;
+  place.index_ = state_->entries.size();
+  add(*state_, name, Kind::param);
+  return place;
+}
+
+Module::Lazy Module::lazy_buffer(const std::string& name, Loc loc) const {
+  Lazy place = lazy_param(name, loc);
+  state_->entries.back().kind = Kind::buffer;
+  return place;
+}
+
+Tensor Module::value(Lazy place) const { return state_->entries[place.index_].tensor; }
+
+Tensor Module::create(Lazy place, const Shape& shape, const Init& init) const {
+  Entry& entry = state_->entries[place.index_];
+  if (entry.tensor.defined()) fail("module: \"{}\" already has a value", entry.name);
+  Tensor value = initialised(entry.name, shape, init);
+  if (entry.kind == Kind::param) value.set_requires_grad();
+  detail::registrations.fetch_add(1, std::memory_order_relaxed);
+  return entry.tensor = value;
+}
+
+}  // namespace rp

@@ -1,0 +1,8 @@
+#pragma once
+// The umbrella: all that a program needs.
+#include "reprise/core/ops.h"
+#include "reprise/core/random.h"
+#include "reprise/core/tensor.h"
+#include "reprise/eager/grad.h"
+#include "reprise/graph/capture.h"
+#include "reprise/nn/nn.h"

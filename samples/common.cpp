@@ -1,0 +1,64 @@
+#include "reprise/samples/common.h"
+
+#include <CLI/CLI.hpp>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+
+namespace samples {
+namespace {
+
+void declare(CLI::App& app, Options& o) {
+  app.add_option("--mode", o.mode, "eager, graph or verify")
+      ->check(CLI::IsMember({"eager", "graph", "verify"}))
+      ->capture_default_str();
+  app.add_option("--seed", o.seed, "of the weights and of the order of the data")->capture_default_str();
+  app.add_option("--losses", o.losses, "a file for the bits of every loss");
+  if (o.steps)
+    app.add_option("--steps", o.steps, "steps of training")->check(CLI::PositiveNumber)->capture_default_str();
+  if (o.batch) app.add_option("--batch", o.batch, "samples a step")->check(CLI::PositiveNumber)->capture_default_str();
+  if (!o.format.empty()) {
+    app.add_option("--format", o.format, "order of the images' axes")
+        ->check(CLI::IsMember({"nchw", "nhwc"}))
+        ->capture_default_str();
+  }
+  if (!o.data.empty()) app.add_option("--data", o.data, "where the data lie")->capture_default_str();
+}
+
+}  // namespace
+
+int run(int argc, char** argv, const std::string& about, Options defaults,
+        const std::function<void(const Options&)>& sample) {
+  CLI::App app(about);
+  declare(app, defaults);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e);
+  }
+  try {
+    rp::ModeGuard mode(rp::parse_mode(defaults.mode));
+    rp::manual_seed(defaults.seed);
+    sample(defaults);
+    return 0;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return 1;
+  }
+}
+
+LossLog::LossLog(const std::string& path) {
+  if (path.empty()) return;
+  file_ = std::fopen(path.c_str(), "w");
+  if (!file_) throw std::runtime_error("cannot write " + path + ": " + std::strerror(errno));
+}
+
+LossLog::~LossLog() {
+  if (file_) std::fclose(file_);
+}
+
+void LossLog::add(const rp::Tensor& loss) {
+  if (file_) std::fprintf(file_, "%08x\n", std::bit_cast<uint32_t>(loss.item<float>()));
+}
+
+}  // namespace samples

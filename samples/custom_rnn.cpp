@@ -1,0 +1,67 @@
+// A recurrent network with a cell of the user's own learns to write licences, character by character.
+#include <cstdio>
+#include <numbers>
+
+#include "reprise/samples/common.h"
+#include "reprise/samples/data.h"
+#include "reprise/samples/models.h"
+
+using rp::Tensor;
+
+namespace {
+
+constexpr int64_t characters = 256, steps_in_time = 32;
+
+/// Draws each character from the distribution that the network predicts for it.
+std::string write(const samples::CharRnn& net, std::string text, int count) {
+  rp::NoGrad no_grad;
+  Tensor h = rp::zeros({1, net.units});
+  for (size_t i = 0; count > 0; ++i) {
+    h = net.cell(net.embed(rp::tensor({static_cast<int32_t>(static_cast<unsigned char>(text[i]))})), h);
+    if (i + 1 < text.size()) continue;
+    Tensor gumbel = -rp::log(-rp::log(rp::uniform({1, characters}, 1e-6, 1)));
+    text += static_cast<char>(rp::argmax(net.head(h) + gumbel).item<int64_t>());
+    --count;
+  }
+  return text;
+}
+
+void train(const samples::Options& options) {
+  auto data = samples::text_pieces(options.data, steps_in_time);
+  auto loader = data.shuffle(options.seed).batch(options.batch, true);
+
+  samples::CharRnn net(characters);
+  rp::Adam opt(net, {.lr = 2e-3});
+  auto step = rp::capture([&](const Tensor& text, const Tensor& next) {
+    opt.zero_grad();
+    Tensor loss = net(text, next);
+    loss.backward();
+    opt.step();
+    return loss;
+  });
+
+  samples::LossLog log(options.losses);
+  rp::Progress progress("train", options.steps);
+  for (int i = 0; i < options.steps;) {
+    for (auto [text, next] : loader) {
+      Tensor loss = step(text, next);
+      log.add(loss);
+      progress.step();
+      if (++i % 50 == 0 || i == options.steps) {
+        progress.clear();
+        std::printf("step %d: %.3f bits per character\n", i, loss.item<float>() / std::numbers::ln2);
+      }
+      if (i == options.steps) break;
+    }
+  }
+  progress.clear();
+  std::printf("%s", net.summary().c_str());
+  std::printf("---\n%s\n---\n", write(net, "The ", 200).c_str());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return samples::run(argc, argv, "A hand-written recurrent cell on the text of licences.",
+                      {.steps = 500, .batch = 32, .data = "/usr/share/common-licenses"}, train);
+}
