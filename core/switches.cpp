@@ -18,10 +18,10 @@ constexpr std::string_view prefix = "REPRISE_";
 constexpr std::array table{
     Switch{"REPRISE_MODE", "what captures do: eager, graph (the default) or verify"},
     Switch{"REPRISE_JIT", "0: fused loops run as compiled-in tile kernels instead of generated machine code"},
-    Switch{"REPRISE_ISA", "widest vector instructions to use: avx2 (the default where the CPU has it) or avx512"},
+    Switch{"REPRISE_ISA", "avx512: oneDNN may use AVX-512; by default it uses AVX2"},
     Switch{"REPRISE_THREADS", "threads that kernels may use; default: one per core"},
-    Switch{"REPRISE_DISABLE", "passes to leave out, by name, separated by commas: hoist,batch"},
-    Switch{"REPRISE_LOG", "1: recordings, plans and refusals are reported on standard error"},
+    Switch{"REPRISE_DISABLE", "rewrites to leave out, by name, separated by commas: dead, fold, fuse"},
+    Switch{"REPRISE_LOG", "1: divergences, cuts, rebuilt plans and refusals are reported on standard error"},
 };
 
 /// Levenshtein's distance: insertions, deletions and replacements that turn `a` into `b`.

@@ -62,6 +62,12 @@ void materialize(Storage& storage, size_t bytes) {
   storage.data = bytes ? engine.backend(storage.device).allocate(bytes) : nothing;
 }
 
+void dematerialize(Storage& storage) noexcept {
+  if (!storage.data || storage.data == nothing) return;
+  engine.backend(storage.device).release(storage.data, storage.bytes);
+  storage.data = nullptr;
+}
+
 Tensor storage_view(Storage* storage, const Layout* layout) {
   auto* impl = new (allocate_block(sizeof(TensorImpl))) TensorImpl;
   impl->layout = layout;

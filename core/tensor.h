@@ -187,6 +187,8 @@ Tensor allocate(const Layout* packed);
 Tensor allocate_pending(const Layout* packed);
 /// Gives a pending storage its memory (from the device's allocator).
 void materialize(Storage& storage, size_t bytes);
+/// Takes it back.
+void dematerialize(Storage& storage) noexcept;
 /// Another view of the same storage.
 Tensor alias(const Tensor& base, const Layout* layout, int64_t offset);
 /// A handle on all elements of a storage.

@@ -7,6 +7,7 @@
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
 #include "reprise/core/stats.h"
 
 namespace rp {
@@ -16,7 +17,8 @@ constexpr int64_t max_direct_elements = 8192;  // larger maps are split among th
 
 // The dtype that tells a pointwise op's kernels apart, besides its mask of scalars.
 DType kernel_dtype(const Call& call, const Layout* out) {
-  return call.inputs.empty() ? out->dtype() : call.inputs.back()->dtype();
+  const DType dtype = call.inputs.empty() ? out->dtype() : call.inputs.back()->dtype();
+  return planted(Defect::dtype_key) && dtype == DType::i32 ? DType::f32 : dtype;
 }
 
 bool direct(const Call& call, const Layout* out) {
@@ -38,7 +40,7 @@ const Compiled* compile_map(const Call& call, const Layout* out) {
       operands.push_back(b.load(b.operand(call.inputs[tensor++]->dtype(), Access::contiguous)));
       continue;
     }
-    const Type type = op.scalar_type ? op.scalar_type(k, out_type) : type_of(kernel_dtype(call, out));
+    const Type type = op.scalar_type ? op.scalar_type(k, out_type) : type_of(call.inputs.empty() ? out->dtype() : call.inputs.back()->dtype());
     operands.push_back(type == Type::mask ? b.convert(b.scalar(scalar++, Type::i32), type) : b.scalar(scalar++, type));
   }
   const Value result = op.meaning(operands, call.attrs, out_type);

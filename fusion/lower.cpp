@@ -236,11 +236,13 @@ class Lowering {
   }
 
   void accumulate(Work& w, int32_t i) {
+    if (w.stage.reductions.size() >= max_accumulators) {
+      overflow_ = true;
+      return;
+    }
     const Value value = read(w, node(i).inputs[0], true);
-    const int k = w.builder.accumulate(value, node(i).op->combine);
-    if (k >= static_cast<int>(w.stage.reductions.size()))
-      w.stage.reductions.push_back({node(i).op->combine, value.type, temp_of(i, region().row_temps)});
-    if (k >= max_accumulators) overflow_ = true;
+    w.builder.accumulate(value, node(i).op->combine);
+    w.stage.reductions.push_back({node(i).op->combine, value.type, temp_of(i, region().row_temps)});
   }
 
   // ---- program operands ----
@@ -282,8 +284,8 @@ class Lowering {
       if (!(d_.kind == RegionKind::gemm && strides.size() < 2) && !full_strides(d_, *o.layout, o.per_row, s)) return false;
       strides.push_back(s);
     }
-    if (d_.kind == RegionKind::gemm) return true;
-    std::optional<Nest> nest = make_nest(d_.kind, d_.shape, d_.reduced, strides);
+    std::optional<Nest> nest = d_.kind == RegionKind::gemm ? matrix_nest(d_.shape, strides)
+                                                           : make_nest(d_.kind, d_.shape, d_.reduced, strides);
     if (nest) region().members.push_back(std::move(*nest));
     return nest.has_value();
   }

@@ -91,4 +91,18 @@ std::optional<Nest> make_nest(RegionKind kind, const Shape& shape, int32_t reduc
   return nest;
 }
 
+Nest matrix_nest(const Shape& shape, const std::vector<Strides>& operands) {
+  const int batch = shape.rank() - 2;
+  Nest nest;
+  for (int i = 0; i < batch; ++i) nest.outer.push_back(shape[i]);
+  nest.rows = shape[batch];
+  nest.columns = shape[batch + 1];
+  for (const Strides& s : operands) {
+    Nest::Steps steps{{}, s[batch], s[batch + 1]};
+    for (int i = 0; i < batch; ++i) steps.outer.push_back(s[i]);
+    nest.operands.push_back(steps);
+  }
+  return nest;
+}
+
 }  // namespace rp

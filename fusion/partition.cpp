@@ -6,6 +6,7 @@
 #include "reprise/core/fail.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
 #include "reprise/fusion/place.h"
 
 namespace rp {
@@ -105,7 +106,7 @@ class Splitter {
       if (n.op->kind == Kind::write && k == 0) p = g_[base_of(g_, n.inputs[0])].op->kind == Kind::input ? -1 : base_of(g_, n.inputs[0]);
       if (p >= 0) before.push_back(p);
     }
-    if (n.op->kind == Kind::write)
+    if (n.op->kind == Kind::write && !planted(Defect::write_order))
       if (const auto it = readers_.find(storage_of(g_, base_of(g_, i))); it != readers_.end())
         before.insert(before.end(), it->second.begin(), it->second.end());
     return before;
@@ -213,6 +214,8 @@ class Splitter {
     for (int32_t i : d.nodes)
       if (std::string why = check_node(d, i, outside, strides); !why.empty()) return why;
     if (outside.size() > max_joined_operands) return "too many operands";
+    if (std::count_if(d.nodes.begin(), d.nodes.end(), [&](int32_t i) { return g_[i].op->kind == Kind::reduce; }) > max_accumulators)
+      return "too many reductions";
     const bool loops = d.kind == RegionKind::gemm ? unit_columns(d.shape, strides)
                                                   : make_nest(d.kind, d.shape, d.reduced, strides).has_value();
     return loops ? "" : "an operand's strides do not fit the loops";
@@ -348,7 +351,11 @@ class Splitter {
     std::vector<size_t> order;
     for (size_t r = 0; r < drafts_.size(); ++r)
       if (alive_[r]) order.push_back(r);
-    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return drafts_[a].nodes.back() < drafts_[b].nodes.back(); });
+    const auto rank = [&](size_t r) {
+      const int32_t last = drafts_[r].nodes.back();
+      return planted(Defect::write_order) && g_[last].op->kind == Kind::write ? -1 : last;
+    };
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return rank(a) < rank(b); });
     Bits pending;
     for (size_t r : order) pending.set(r);
     std::vector<Draft> result;

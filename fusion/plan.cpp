@@ -117,7 +117,7 @@ void Plan::group_updates() {
                        std::none_of(steps_.back().members.begin(), steps_.back().members.end(),
                                     [&](int m) { return touches(lowered_[static_cast<size_t>(m)], lowered_[i]); });
     if (joins) steps_.back().members.push_back(static_cast<int>(i));
-    else steps_.push_back({nullptr, 0, 0, {static_cast<int>(i)}});
+    else steps_.push_back({nullptr, 0, 0, {static_cast<int>(i)}, {}});
   }
 }
 
@@ -182,6 +182,7 @@ void Plan::bind() {
     }
     const Lowered& first = lowered_[static_cast<size_t>(step.members[0])];
     scalars_.insert(scalars_.end(), first.scalars.begin(), first.scalars.end());
+    step.loc = graph_[partition_.drafts[static_cast<size_t>(step.members[0])].nodes[0]].loc;
     step.kernel = backend_->compile(region);
   }
 }
@@ -216,7 +217,10 @@ void Plan::run(const Frame& frame) const {
   static thread_local Arena arena;
   static thread_local Addresses addresses;
   resolve(frame, arena_ ? arena.at_least(arena_, *backend_) : nullptr, addresses);
-  for (const Step& step : steps_) run_step(step, addresses);
+  for (const Step& step : steps_) {
+    AtForward at(step.loc);  // an error inside names the op's line
+    run_step(step, addresses);
+  }
   for (const Twin& t : twins_) std::memcpy(frame.outputs[t.to], frame.outputs[t.from], t.bytes);
   for (int32_t k : written_) ++frame.storages[k]->content;
   launch_stats().kernels += static_cast<int64_t>(steps_.size());

@@ -45,6 +45,7 @@ class Plan final : public Executable {
     std::unique_ptr<RegionKernel> kernel;
     int first_operand, first_scalar;
     std::vector<int> members;  // indices into lowered_: several for a grouped step
+    Loc loc;
   };
   struct Twin { int32_t from, to; size_t bytes; };  // outputs that are the same value
 

@@ -38,6 +38,9 @@ struct Nest {
 std::optional<Nest> make_nest(RegionKind kind, const Shape& shape, int32_t reduced,
                               const std::vector<Strides>& operands);
 
+/// The nest of a matrix product: its batch axes as they are, its rows and its columns.
+Nest matrix_nest(const Shape& shape, const std::vector<Strides>& operands);
+
 /// What a stage's operand stands for.
 struct StageSlot {
   enum class Kind : uint8_t { operand, row_temp, full_temp } kind;

@@ -193,7 +193,7 @@ void before_read(const Tensor& t) {
 
 void before_write(const Tensor& t) {
   Recorder* recorder = thread_state.recorder;
-  if (recorder && recorder->has_pending()) recorder->flush("a write by the host");
+  if (recorder) recorder->flush("a write by the host");
   before_read(t);
 }
 

@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
+#include <cstring>
 
 #include "reprise/core/fail.h"
 #include "reprise/core/hash.h"
 #include "reprise/core/infer.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
+#include "reprise/core/switches.h"
 
 namespace rp {
 namespace {
@@ -26,6 +30,12 @@ std::string line_of(const Loc& loc) {
   return fmt::format(" at {}:{}", file.substr(file.rfind('/') + 1), loc.line());
 }
 
+bool same_operand(const OperandRef& a, const OperandRef& b) {
+  const bool storage = a.storage == b.storage || planted(Defect::storage_partition);
+  const bool layout = a.layout == b.layout || (planted(Defect::strides) && a.layout->spec == b.layout->spec);
+  return a.ref == b.ref && storage && layout;
+}
+
 // Ops that run on behalf of the recorder are not recorded themselves.
 class Unrecorded {
  public:
@@ -43,6 +53,8 @@ class Unrecorded {
 }  // namespace
 
 void Trie::note(std::string event) {
+  static const bool log = switch_value("REPRISE_LOG") == "1";
+  if (log) std::fprintf(stderr, "reprise: capture '%s': %s\n", options.name.c_str(), event.c_str());
   if (events.size() == max_events) events.erase(events.begin());
   events.push_back(std::move(event));
 }
@@ -57,7 +69,8 @@ Recorder::~Recorder() { drop_roots(); }
 
 // Whether anybody but the recorder holds the pending storage of a slot.
 bool Recorder::held(int32_t slot) const {
-  const Storage* s = roots_[static_cast<size_t>(slot)];
+  Storage* s = roots_[static_cast<size_t>(slot)];
+  if (planted(Defect::dead_base) && s && !owner_of(*s)) return false;
   return s && s->refs.load(std::memory_order_acquire) > 1;
 }
 
@@ -113,7 +126,7 @@ OperandRef Recorder::bind_external(const Tensor& t) {
 
 bool Recorder::matches(const TraceOp& t, const Call& call) const {
   return t.op == call.op && t.scalar_mask == call.scalar_mask && t.scalar_count == call.scalars.count &&
-         t.inputs == refs_ && t.attrs == call.attrs;
+         std::equal(t.inputs.begin(), t.inputs.end(), refs_.begin(), refs_.end(), same_operand) && t.attrs == call.attrs;
 }
 
 TraceOp* Recorder::find_child(const Call& call) {
@@ -123,7 +136,22 @@ TraceOp* Recorder::find_child(const Call& call) {
 }
 
 bool Recorder::writes_exposed(const Call& call) const {
-  return call.op == &write_op && call.inputs[0]->impl()->epoch != epoch_ && call.inputs[0]->impl()->storage->exposed;
+  return call.op == &write_op && call.inputs[0]->impl()->storage->exposed;
+}
+
+// Whether an operand was bound in this segment and has been changed through a raw pointer since.
+bool Recorder::reads_changed(const Call& call) const {
+  return std::any_of(call.inputs.begin(), call.inputs.end(), [&](const Tensor* t) {
+    const TensorImpl& impl = *t->impl();
+    if (!impl.storage->exposed) return false;
+    const auto it = external_index_.find({impl.storage, impl.layout, impl.offset});
+    if (it == external_index_.end()) return false;
+    const Tensor& snapshot = externals_[static_cast<size_t>(it->second)].snapshot;
+    if (!snapshot.defined()) return false;
+    Unrecorded guard;
+    const Tensor now = t->contiguous();
+    return std::memcmp(now.bytes(), snapshot.bytes(), now.layout().bytes()) != 0;
+  });
 }
 
 // ---- the path of a call ---------------------------------------------------------------------------------------------
@@ -140,6 +168,7 @@ Tensor Recorder::record(const Call& call) {
     Unrecorded guard;
     return run_now(call);
   }
+  if (reads_changed(call)) flush("elements changed through a raw pointer");
   if (pending_.size() >= static_cast<size_t>(trie_.options.max_pending)) flush("the limit of pending ops");
   refs_.clear();
   for (const Tensor* t : call.inputs) refs_.push_back(ref_of(*t));
@@ -274,9 +303,8 @@ void Recorder::diverge(const Call& call) {
 // ---- flushing -------------------------------------------------------------------------------------------------------
 
 bool Recorder::concerns(const Tensor& t) const {
-  if (pending_.empty()) return false;
-  if (t.pending()) return true;
-  return storage_index_.count(t.impl()->storage) != 0 || t.impl()->epoch == epoch_;
+  if (current_ == &trie_.root) return false;
+  return t.pending() || t.impl()->epoch == epoch_ || storage_index_.count(t.impl()->storage) != 0;
 }
 
 void Recorder::flush(std::string_view reason) {
@@ -354,7 +382,12 @@ Tensor Recorder::run_one(const TraceOp& t, size_t first_scalar, const std::vecto
   materialize(*waiting, t.out->bytes());
   waiting->recorder = nullptr;
   const Tensor y = storage_view(waiting, t.out);
-  engine.run_out(call, y);
+  try {
+    engine.run_out(call, y);
+  } catch (...) {
+    dematerialize(*waiting);
+    throw;
+  }
   return y;
 }
 
@@ -390,6 +423,7 @@ const LeafPlan* Recorder::plan_for(TraceOp& end) {
   std::vector<int32_t> live;
   for (int32_t s = 0; s < static_cast<int32_t>(roots_.size()); ++s)
     if (held(s)) live.push_back(s);
+  if (leaf.plan && planted(Defect::liveness)) return leaf.plan.get();
   if (leaf.plan && std::includes(leaf.plan->live.begin(), leaf.plan->live.end(), live.begin(), live.end()))
     return leaf.plan.get();
   if (!leaf.refusal.empty()) return nullptr;

@@ -37,7 +37,7 @@ class Recorder {
   void abandon();
 
   bool has_pending() const { return !pending_.empty(); }
-  /// Whether the elements of `t` depend on pending work.
+  /// Whether a read of `t` by the host ends the segment: it made the value, or has used it.
   bool concerns(const Tensor& t) const;
 
   /// Records on values that do not exist, for bodies: `body` gets placeholders of the given layouts. Returns its graph.
@@ -72,6 +72,7 @@ class Recorder {
   TraceOp* add_child(const Call& call, const Layout* out);
   void diverge(const Call& call);
   bool writes_exposed(const Call& call) const;
+  bool reads_changed(const Call& call) const;
 
   // flushing
   void run_pending();

@@ -2,8 +2,10 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <map>
 
 #include "reprise/core/fail.h"
+#include "reprise/core/planted.h"
 #include "reprise/core/stats.h"
 #include "reprise/graph/recorder.h"
 
@@ -46,7 +48,49 @@ Recorder::Bound Recorder::bind(bool snapshots) const {
   return b;
 }
 
+#ifdef REPRISE_PLANTED_DEFECTS
+namespace {
+
+// Defects for the tests: numbers of the plan's first run are used for ever, and its results go to the first run's tensors too.
+struct FirstRun {
+  std::vector<uint64_t> scalars;
+  std::vector<Storage*> outputs;
+};
+std::map<const LeafPlan*, FirstRun> first_runs;
+
+void plant(const LeafPlan& plan, const std::vector<TraceOp*>& pending, std::vector<uint64_t>& scalars) {
+  if (!planted(Defect::baked_scalar) && !planted(Defect::frozen_random)) return;
+  FirstRun& first = first_runs[&plan];
+  if (first.scalars.size() != scalars.size()) first.scalars = scalars;
+  size_t at = 0;
+  for (const TraceOp* t : pending)
+    for (int k = 0; k < t->scalar_count; ++k, ++at)
+      if (t->op->random ? planted(Defect::frozen_random) : planted(Defect::baked_scalar) && t->op->kind != Kind::view)
+        scalars[at] = first.scalars[at];
+}
+
+void plant_outputs(const LeafPlan& plan, const std::vector<Storage*>& outputs) {
+  if (!planted(Defect::reused_output)) return;
+  FirstRun& first = first_runs[&plan];
+  if (first.outputs.size() != outputs.size()) {
+    first.outputs = outputs;
+    for (Storage* s : outputs)
+      if (s) retain(s);
+  }
+  for (size_t j = 0; j < outputs.size(); ++j)
+    if (outputs[j] && first.outputs[j] && outputs[j]->bytes == first.outputs[j]->bytes && outputs[j] != first.outputs[j])
+      std::memcpy(first.outputs[j]->data, outputs[j]->data, outputs[j]->bytes);
+}
+
+}  // namespace
+#endif
+
 void Recorder::run_plan(const LeafPlan& plan) {
+#ifdef REPRISE_PLANTED_DEFECTS
+  plant(plan, pending_, scalars_);
+  std::vector<Storage*> kept;
+  for (int32_t root : plan.live) kept.push_back(held(root) ? roots_[static_cast<size_t>(root)] : nullptr);
+#endif
   const Bound bound = bind(true);
   std::vector<std::byte*> outputs;
   Tensors dropped;  // values the plan keeps though nobody holds them this time
@@ -69,11 +113,16 @@ void Recorder::run_plan(const LeafPlan& plan) {
   try {
     plan.code->run({bound.inputs.data(), bound.storages.data(), outputs.data(), scalars_.data()});
   } catch (...) {
+    for (int32_t root : plan.live)  // what was not computed must not be read
+      if (held(root)) dematerialize(*roots_[static_cast<size_t>(root)]);
     fail_pending();
     running_ = false;
     throw;
   }
   running_ = false;
+#ifdef REPRISE_PLANTED_DEFECTS
+  plant_outputs(plan, kept);
+#endif
 }
 
 namespace {

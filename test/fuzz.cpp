@@ -15,6 +15,7 @@
 #include <optional>
 #include <sstream>
 
+#include "reprise/core/planted.h"
 #include "reprise/test/fuzz.h"
 
 namespace {
@@ -26,6 +27,7 @@ struct Options {
   std::optional<uint64_t> only;
   std::string mode = "graph", replay;
   int seconds = 60;
+  int defect = 0;
   bool shrink = false, describe = false;
 };
 
@@ -196,6 +198,20 @@ int many(const Options& o, rp::Mode mode) {
   return failed != 0;
 }
 
+// The test of this test: with a defect in the library some program must fail.
+int find_defect(const Options& o, rp::Mode mode) {
+  for (uint64_t seed = o.seed; seed < o.seed + o.programs; ++seed) {
+    const Verdict v = run_alone(generate(seed), mode, o.seconds);
+    if (v.outcome == Outcome::same) continue;
+    print_failure(generate(seed), v);
+    std::printf("defect %d is found by program %llu\n1 passed, 0 failed\n", o.defect,
+                static_cast<unsigned long long>(seed - o.seed + 1));
+    return 0;
+  }
+  std::printf("no program finds defect %d\n0 passed, 1 failed\n", o.defect);
+  return 1;
+}
+
 std::string contents(const std::string& path) {
   std::ifstream file(path);
   if (!file) throw std::runtime_error("cannot read " + path);
@@ -218,6 +234,10 @@ int main(int argc, char** argv) {
   app.add_option("--seconds", o.seconds, "that one program may take");
   app.add_flag("--shrink", o.shrink, "make the first failing programs small");
   app.add_flag("--describe", o.describe, "print the one program");
+#ifdef REPRISE_PLANTED_DEFECTS
+  app.add_option("--defect", o.defect, "plant this one; the run passes when a program fails")
+      ->check(CLI::Range(1, rp::defect_count - 1));
+#endif
   CLI11_PARSE(app, argc, argv);
   if (!threads.empty()) setenv("REPRISE_THREADS", threads.c_str(), 1);
   if (!jit.empty()) setenv("REPRISE_JIT", jit.c_str(), 1);
@@ -225,7 +245,10 @@ int main(int argc, char** argv) {
     const rp::Mode mode = rp::parse_mode(o.mode);
     if (!o.replay.empty()) return one(parse(contents(o.replay)), o, mode);
     if (o.only) return one(generate(*o.only), o, mode);
-    return many(o, mode);
+#ifdef REPRISE_PLANTED_DEFECTS
+    rp::active_defect() = static_cast<rp::Defect>(o.defect);
+#endif
+    return o.defect ? find_defect(o, mode) : many(o, mode);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 2;

@@ -75,6 +75,7 @@ struct Program {
   int tail = 0;                    // batch of the last iteration; 0: as ever
   int aliased = -1;                // iteration whose second argument is the first
   bool errors_escape = false;      // an error ends the body instead of one statement
+  int max_pending = 0;             // of the captures; 0: as they come
 };
 
 constexpr int registers = 8;  // of one call of a function
@@ -129,6 +130,10 @@ class Machine {
   void run_block(const Block& block, Tensors& locals);
   /// Calls function `k`: a capture, nested if called from another.
   Tensors call(int k, const Tensors& arguments);
+  /// The memory of the first argument from the k-th on whose raw pointer has escaped; empty if there is none.
+  std::span<float> exposed(int k) const;
+  /// Asks captures for reports, or has them forget what they have recorded.
+  void inspect(bool forget);
   /// Writes a line of the readable program, if one is wanted.
   template <class... A>
   void say(fmt::format_string<A...> format, A&&... args) {

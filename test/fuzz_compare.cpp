@@ -174,6 +174,7 @@ class Shrinker {
     better |= attempt([](Program& p) { p.tail = 0; });
     better |= attempt([](Program& p) { p.aliased = -1; });
     better |= attempt([](Program& p) { p.errors_escape = false; });
+    better |= attempt([](Program& p) { p.max_pending = 0; });
     for (int& d : best_.dims) {
       const auto k = static_cast<size_t>(&d - best_.dims);
       while (best_.dims[k] > 1 && attempt([k](Program& p) { p.dims[k] /= 2; })) better = true;

@@ -90,6 +90,13 @@ void call(const Scope& scope, const Statement& s) {
   scope.put(s, results[0], "its first result");
 }
 
+// Reports, which change nothing, and between the calls a fresh start.
+void inspect(const Scope& scope, const Statement& s) {
+  const bool forget = scope.machine.call_depth == 0 && s.n % 4 == 0;
+  scope.machine.say("{}", forget ? "f.reset();" : "f.explain();");
+  scope.machine.inspect(forget);
+}
+
 // ---- gradients ----
 
 // A number that depends on a leaf.
@@ -202,10 +209,15 @@ void custom(const Scope& scope, const Statement& s) {
 }  // namespace
 
 std::span<const Action> control_actions() {
-  static constexpr Action list[] = {{"if_value", 5, if_value, true}, {"while_value", 2, while_value, true},
-                                    {"loop", 6, loop, true},         {"toggle", 4, toggle},
-                                    {"no_grad", 4, no_grad, true},   {"eagerly", 1, eagerly, true},
-                                    {"attempt", 3, attempt, true},   {"call", 10, call}};
+  static constexpr Action list[] = {{"if_value", 5, if_value, true},
+                                    {"while_value", 2, while_value, true},
+                                    {"loop", 6, loop, true},
+                                    {"toggle", 4, toggle},
+                                    {"inspect", 1, inspect},
+                                    {"no_grad", 4, no_grad, true},
+                                    {"eagerly", 1, eagerly, true},
+                                    {"attempt", 3, attempt, true},
+                                    {"call", 10, call}};
   return list;
 }
 

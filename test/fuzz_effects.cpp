@@ -214,6 +214,16 @@ void host_write(const Scope& scope, const Statement& s) {
   rp::no_grad([&] { x->copy_from<float>(values); });
 }
 
+// The owner of an argument's memory changes it while the body runs.
+void poke(const Scope& scope, const Statement& s) {
+  const std::span<float> memory = scope.machine.exposed(s.a);
+  if (memory.empty()) return scope.skip();
+  ++scope.machine.coverage.host_writes;
+  const int64_t at = wrap(s.m, static_cast<int64_t>(memory.size()));
+  scope.machine.say("raw[{}] = {};", at, s.x);
+  memory[static_cast<size_t>(at)] = static_cast<float>(s.x);
+}
+
 // ---- handles ----
 
 Tensor& place(const Scope& scope, int k) { return scope.locals[static_cast<size_t>(wrap(k, registers))]; }
@@ -332,10 +342,11 @@ std::span<const Action> effect_actions() {
   static constexpr Action list[] = {{"update", 30, update}, {"overwrite", 14, overwrite},
                                     {"shift", 10, shift},   {"average", 14, average},
                                     {"calm", 3, calm},      {"host_write", 3, host_write},
-                                    {"handle", 20, handle}, {"store", 10, store},
-                                    {"keep", 10, keep},     {"read", 7, read},
-                                    {"peek", 2, peek},      {"seed", 5, seed},
-                                    {"raise", 2, raise},    {"misuse", 2, misuse}};
+                                    {"poke", 2, poke},      {"handle", 20, handle},
+                                    {"store", 10, store},   {"keep", 10, keep},
+                                    {"read", 7, read},      {"peek", 2, peek},
+                                    {"seed", 5, seed},      {"raise", 2, raise},
+                                    {"misuse", 2, misuse}};
   return list;
 }
 

@@ -37,19 +37,20 @@ class Generator {
 
   Program program(uint64_t seed) {
     Program p{.seed = seed};
-    p.iterations = roll(6, 12);
+    p.iterations = roll(6, 14);
     size(p);
     for (int i = roll(1, 3); i > 0; --i) p.inputs.push_back(input());
     for (int i = roll(2, 6); i > 0; --i) p.variables.push_back(variable());
     variables_ = static_cast<int>(p.variables.size());
     if (dice_.one_in(6)) image(p);
-    p.functions.push_back(block(roll(4, 22), 0));
+    p.functions.push_back(block(dice_.one_in(4) ? roll(20, 60) : roll(4, 25), 0));
     if (dice_.one_in(3)) p.functions.push_back(block(roll(2, 7), 1));
     if (p.functions.size() > 1 && dice_.one_in(3)) p.functions.push_back(block(roll(2, 5), 1));
     if (dice_.one_in(2)) p.between = block(roll(1, 3), 1);
     if (dice_.one_in(5)) p.tail = dice_.one_in(4) ? 1 : roll(1, p.dims[0]);
     if (dice_.one_in(5)) p.aliased = roll(1, p.iterations - 1);
     p.errors_escape = dice_.one_in(4);
+    if (dice_.one_in(10)) p.max_pending = roll(1, 30);
     return p;
   }
 
@@ -174,8 +175,9 @@ int statement_count(const Block& block) {
 }
 
 std::string to_text(const Program& p) {
-  std::string text = fmt::format("program {} {} {} {} {} {} {} {} {} {}\n", p.seed, p.iterations, p.dims[0], p.dims[1],
-                                 p.dims[2], p.dims[3], p.largest, p.tail, p.aliased, int{p.errors_escape});
+  std::string text =
+      fmt::format("program {} {} {} {} {} {} {} {} {} {} {}\n", p.seed, p.iterations, p.dims[0], p.dims[1], p.dims[2],
+                  p.dims[3], p.largest, p.tail, p.aliased, int{p.errors_escape}, p.max_pending);
   for (const Input& in : p.inputs)
     text += fmt::format("input {} {} {}\n", in.shape, static_cast<int>(in.dtype), static_cast<int>(in.source));
   for (const Variable& v : p.variables)
@@ -194,7 +196,7 @@ Program parse(const std::string& text) {
     if (word == "program") {
       int escape = 0;
       in >> p.seed >> p.iterations >> p.dims[0] >> p.dims[1] >> p.dims[2] >> p.dims[3] >> p.largest >> p.tail >>
-          p.aliased >> escape;
+          p.aliased >> escape >> p.max_pending;
       p.errors_escape = escape != 0;
     } else if (word == "input") {
       in >> first >> second >> third;

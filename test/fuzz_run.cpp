@@ -257,6 +257,23 @@ Tensors Machine::call(int k, const Tensors& arguments) {
   return functions_[static_cast<size_t>(k)](arguments);
 }
 
+std::span<float> Machine::exposed(int k) const {
+  for (size_t i = 0; i < raw_.size(); ++i) {
+    const auto at = static_cast<size_t>(wrap(k + static_cast<int>(i), static_cast<int64_t>(raw_.size())));
+    if (raw_[at]) return {raw_[at], static_cast<size_t>(standing_[at].numel())};
+  }
+  return {};
+}
+
+void Machine::inspect(bool forget) {
+  for (auto& f : functions_) {
+    if (forget)
+      f.reset();
+    else if (f.explain().empty() || f.dump() == "?")
+      throw std::logic_error("a capture without a report");
+  }
+}
+
 void Machine::iterate() {
   batch_ = program.tail && iteration == program.iterations - 1 ? program.tail : program.dims[0];
   say("// iteration {}", iteration);
@@ -308,15 +325,20 @@ void Machine::run() {
   rp::manual_seed(program.seed);
   saved_generator = rp::generator();
   make_variables();
-  for (size_t k = 0; k < program.functions.size(); ++k)
+  for (size_t k = 0; k < program.functions.size(); ++k) {
+    rp::CaptureOptions options;
+    if (program.max_pending) options.max_pending = program.max_pending;
     functions_.push_back(rp::capture(Function([this, k](const Tensors& arguments) {
-      Tensors locals(registers);
-      for (size_t i = 0; i < arguments.size() && i < registers; ++i) locals[i] = arguments[i];
-      ++indent;
-      run_block(program.functions[k], locals);
-      --indent;
-      return Tensors{locals[registers - 1], locals[registers - 2]};
-    })));
+                                       Tensors locals(registers);
+                                       for (size_t i = 0; i < arguments.size() && i < registers; ++i)
+                                         locals[i] = arguments[i];
+                                       ++indent;
+                                       run_block(program.functions[k], locals);
+                                       --indent;
+                                       return Tensors{locals[registers - 1], locals[registers - 2]};
+                                     }),
+                                     options));
+  }
   for (iteration = 0; iteration < program.iterations; ++iteration) {
     indent = 1;
     iterate();

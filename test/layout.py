@@ -16,7 +16,7 @@ import sys
 ORDER = ["core", "eager", "graph", "fusion", "backends", "nn", "samples", "bench", "test"]
 ROOT_LEVEL = {"reprise.h": "nn", "engine.cpp": "nn"}
 MAX_CHAIN, MAX_FILE, MAX_FUNCTION = 10, 450, 60
-PLANTED = "REPRISE_PLANTED_DEFECTS"
+PLANTED = "reprise/core/planted.h"
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(["<])([^">]+)[">]', re.M)
 # What can look like a comment, a brace or a line of code without being one.

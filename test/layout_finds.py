@@ -30,7 +30,7 @@ MISTAKES = {
     "public": ({"core/a.h": HEADER + "#include <fmt/core.h>\n"}, "public, but includes <fmt/core.h>"),
     "unlisted": ({"eager/c.cpp": "int h();\n"}, "no meson.build lists it"),
     "uninstalled": ({"core/meson.build": "sources += files('a.cpp')\n"}, "no meson.build installs it"),
-    "planted": ({"core/a.cpp": "#ifdef REPRISE_PLANTED_DEFECTS\n#endif\n"}, "outside planted_sources"),
+    "planted": ({"core/a.cpp": "#include \"reprise/core/planted.h\"\n"}, "outside planted_sources"),
     "file": ({"core/a.cpp": "\n" * 451}, "451 lines, at most 450"),
     "function": ({"core/a.cpp": "namespace rp {\nint f(int x) {\n" + BODY + "  return x;\n}\n}\n"}, "core/a.cpp:2: a function of 64"),
     "method": ({"core/a.cpp": "struct S {\n  int f(int x) const {\n" + BODY + "  }\n};\n"}, "core/a.cpp:2: a function of 63"),

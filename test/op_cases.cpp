@@ -58,7 +58,7 @@ OpCase pointwise_case(const Op& op, DType dtype, const Shape& shape, int mask, D
 
 std::vector<OpCase> pointwise_cases(const Op& op, DType dtype) {
   std::vector<OpCase> cases;
-  Draw draw(op.name.size());
+  Draw draw(op.name.size() + 1000);
   const int every = 1 << op.operands;
   const bool condition = op.name == "where";
   for (const Shape& shape : shapes) cases.push_back(pointwise_case(op, dtype, shape, 0, draw));
@@ -103,7 +103,10 @@ std::vector<OpCase> reduce_cases(const Op& op, DType dtype) {
   add({300, 37}, 1, false);
   add({9, 5, 7, 3}, 0b1010, false);
   add({3, 0}, 1, false);
-  if (op.combine == Combine::sum) add({0, 3}, 1, false), add({0}, 1, true);
+  if (op.combine != Combine::sum) return cases;
+  add({0, 3}, 1, false);
+  add({0}, 1, true);
+  add({2, 0}, 3, false);
   return cases;
 }
 

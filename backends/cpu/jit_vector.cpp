@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "reprise/core/planted.h"
+
 namespace rp::jit {
 namespace {
 
@@ -28,6 +30,7 @@ bool commutes(Ir op) {
 
 void VectorCode::write(const Sequence& sequence, int copies, uint32_t registers, Part part) {
   part_ = part;
+  single_ = copies == 1;
   sequence_ = &sequence;
   allocation_.begin(sequence, copies, registers);
   for (position_ = 0; position_ < sequence.order.size(); ++position_) {
@@ -206,6 +209,7 @@ void VectorCode::three(Ir op, rp::Type type, const Vec& d, const Vec& a, const O
     case Ir::add:
       return integer ? vpaddd(d, a, b) : vaddps(d, a, b);
     case Ir::sub:
+      if (planted(Defect::swapped_operands) && single_ && !integer && !b.isMEM()) return vsubps(d, vec(b.getIdx()), a);
       return integer ? vpsubd(d, a, b) : vsubps(d, a, b);
     case Ir::mul:
       return integer ? vpmulld(d, a, b) : vmulps(d, a, b);

@@ -18,6 +18,7 @@ class VectorCode : public AccessCode {
   Vec held(int accumulator, int part) const { return vec(held_first_ + accumulator * (rp::lanes / lanes_) + part); }
 
   Allocation allocation_;
+  bool single_ = false;  // one vector at a time
   int held_first_ = 0;
 
  private:

@@ -6,6 +6,7 @@
 #include "reprise/backends/cpu/gemm.h"
 #include "reprise/backends/cpu/region_kernels.h"
 #include "reprise/backends/cpu/threads.h"
+#include "reprise/core/planted.h"
 
 namespace rp {
 namespace {
@@ -36,7 +37,7 @@ std::shared_ptr<const PackedB<T>> packed_weight(Storage& storage, const std::byt
   for (Attachment* a = storage.attached.get(); a; a = a->next.get(), ++others) {
     auto* w = dynamic_cast<PackedWeight<T>*>(a);
     if (!w || w->data != data || w->k != s.k || w->n != s.n || w->b_row != s.b_row || w->b_col != s.b_col) continue;
-    if (w->content != storage.content) {
+    if (w->content != storage.content && !(planted(Defect::stale_pack) && w->packed)) {
       w->content = storage.content;
       w->packed = nullptr;
     } else if (!w->packed) {
@@ -64,11 +65,18 @@ class GemmKernel final : public RegionKernel {
     const int r = c.rank();
     shape_ = {c.shape()[r - 2], c.shape()[r - 1], a.shape()[r - 1], a.strides[r - 2], a.strides[r - 1],
               b.strides[r - 2], b.strides[r - 1], c.strides[r - 2]};
-    for (int i = 0; i < r - 2; ++i) {
-      batch_.push_back(c.shape()[i]);
-      batches_ *= c.shape()[i];
+    batch_ = region.members[0].outer;
+    batches_ = region.members[0].outer_count();
+    for (size_t k = 0; k < region.operands.size(); ++k) {
+      const Layout& l = *region.operands[k].layout;
+      Nest::Steps s = region.members[0].operands[k];
+      for (int i = 0; k < 2 && i < r - 2; ++i) s.outer[i] = l.strides[i];  // A and B have shapes of their own
+      const auto element = static_cast<int64_t>(rp::size_of(l.dtype()));
+      for (int i = 0; i < r - 2; ++i) s.outer[i] *= element;
+      s.row *= element;
+      s.column *= element;
+      steps_.push_back(s);
     }
-    for (const RegionOperand& o : region.operands) add_steps(*o.layout);
   }
 
   void run(const RegionCall& call) const override {
@@ -87,24 +95,10 @@ class GemmKernel final : public RegionKernel {
   std::string form() const override { return stage_ ? "gemm, " + stage_->compiled->form : "gemm"; }
 
  private:
-  struct Steps {
-    Dims batch;
-    int64_t row, column;  // bytes
-    int64_t element;
-  };
-
-  void add_steps(const Layout& l) {
-    const int r = l.rank();
-    const auto element = static_cast<int64_t>(rp::size_of(l.dtype()));
-    Steps s{{}, l.strides[r - 2] * element, l.shape()[r - 1] == 1 ? 0 : l.strides[r - 1] * element, element};
-    for (int i = 0; i < r - 2; ++i) s.batch.push_back(l.strides[i] * element);
-    steps_.push_back(s);
-  }
-
   std::byte* pointer(const RegionCall& call, size_t operand, int64_t batch) const {
     int64_t offset = 0;
     for (int i = batch_.rank() - 1; i >= 0; --i) {
-      offset += batch % batch_[i] * steps_[operand].batch[i];
+      offset += batch % batch_[i] * steps_[operand].outer[i];
       batch /= batch_[i];
     }
     return call.pointers[operand] + offset;
@@ -148,7 +142,7 @@ class GemmKernel final : public RegionKernel {
     args.index = static_cast<uint32_t>((block.batch * self.shape_.m + row) * self.shape_.n + column);
     args.index_row = static_cast<uint32_t>(self.shape_.n);
     for (size_t k = 0; k < self.stage_->stage.slots.size(); ++k) {
-      const Steps& s = self.steps_[static_cast<size_t>(self.stage_->stage.slots[k].index)];
+      const Nest::Steps& s = self.steps_[static_cast<size_t>(self.stage_->stage.slots[k].index)];
       args.pointers[k] = block.base[k] + row * s.row + column * s.column;
       args.row_strides[k] = s.row;
     }
@@ -160,7 +154,7 @@ class GemmKernel final : public RegionKernel {
   GemmShape shape_;
   Dims batch_;
   int64_t batches_ = 1;
-  std::vector<Steps> steps_;
+  std::vector<Nest::Steps> steps_;  // in bytes
 };
 
 }  // namespace

@@ -29,7 +29,7 @@ Tensors gelu_tanh_gradient(const GradCall& c) {
 }
 
 constinit const Op relu_op = pointwise<1>("relu", [](V x) { return max(x, 0.0); }, {relu_gradient, Needs::output},
-                                          {.differentiable = false});
+                                          {.booleans = true, .differentiable = false});
 constinit const Op leaky_relu_op =
     pointwise<2>("leaky_relu", [](V x, V slope) { return select(x > 0.0, x, x * slope); }, {leaky_gradient, Needs::inputs},
                  {.integers = false, .differentiable = false});
@@ -43,7 +43,7 @@ constinit const Op softplus_op =
                  {[](const GradCall& c) { return Tensors{c.dy() * sigmoid(c.input(0))}; }, Needs::inputs},
                  {.low = -30, .high = 30});
 constinit const Op gelu_op =
-    pointwise<1>("gelu", [](V x) { return x * (erf(x * sqrt_half) + 1.0) * 0.5; }, {gelu_gradient, Needs::inputs},
+    pointwise<1>("gelu", [](V x) { return x * ((erf(x * sqrt_half) + 1.0) * 0.5); }, {gelu_gradient, Needs::inputs},
                  {.ulp = 64});
 constinit const Op gelu_tanh_op =
     pointwise<1>("gelu_tanh",

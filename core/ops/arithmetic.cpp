@@ -1,4 +1,6 @@
 // Arithmetic, comparison and choice.
+#include <cmath>
+
 #include "reprise/core/ops/define.h"
 
 namespace rp {
@@ -19,10 +21,13 @@ Tensors div_gradient(const GradCall& c) {
 }
 Tensors pow_gradient(const GradCall& c) {
   const Operand x = c.operand(0), y = c.operand(1);
+  const double base = x.scalar.f, exponent = y.scalar.f;
   Tensor dx, dexponent;
-  if (c.wanted(0)) dx = where(y == 0, 0, c.dy() * y * pow(x, y - 1));
+  if (c.wanted(0) && y.tensor) dx = where(y == 0, 0, c.dy() * y * pow(x, y - 1));
+  else if (c.wanted(0)) dx = exponent == 0 ? zeros_like(c.dy()) : c.dy() * exponent * pow(x, exponent - 1);
   // log(0) * 0^y counts as 0 for y > 0
-  if (c.wanted(1)) dexponent = c.dy() * c.output() * log(where(x > 0, x, 1) + (x * 0));
+  if (c.wanted(1) && x.tensor) dexponent = c.dy() * c.output() * log(where(x > 0, x, 1) + (x * 0));
+  else if (c.wanted(1)) dexponent = c.dy() * c.output() * std::log((base > 0 ? base : 1) + base * 0);
   return {dx, dexponent};
 }
 // The gradient goes to the operand that was taken, to the first of equals.
@@ -43,7 +48,7 @@ Tensors clamp_gradient(const GradCall& c) {
   return {where(logical_and(x >= c.operand(1), x <= c.operand(2)), c.dy(), 0)};
 }
 
-Value sign_of(V x) { return select(x > 0, V(x * 0 + 1), select(x < 0, V(x * 0 - 1), x)); }
+Value sign_of(V x) { return select(x > 0, 1.0, select(x < 0, -1.0, x)); }
 
 bool floating(V x) { return x.type == Type::f32 || x.type == Type::f64; }
 
@@ -56,8 +61,8 @@ Value floor_quotient(V a, V b) {
 }
 
 Value floor_remainder(V a, V b) {
-  if (floating(a)) return a - floor(a / b) * b;
-  const V r = rem(a, b), zero = a.builder->constant(0, a.type);
+  // One rounding leaves no cancellation; a quotient that was rounded up to an integer leaves a rest of the wrong sign.
+  const V r = floating(a) ? fma(-floor(a / b), b, a) : rem(a, b), zero = a.builder->constant(0, a.type);
   return select((r != zero) & ((r < zero) ^ (b < zero)), r + b, r);
 }
 
@@ -82,31 +87,32 @@ constinit const Op remainder_op = pointwise<2>("remainder", [](V a, V b) { retur
 constinit const Op pow_op =
     pointwise<2>("pow", [](V a, V b) { return pow(a, b); }, {pow_gradient, Needs::both}, {.low = 0.2, .high = 3, .integers = false});
 constinit const Op maximum_op =
-    pointwise<2>("maximum", [](V a, V b) { return max(a, b); }, {maximum_gradient, Needs::inputs});
+    pointwise<2>("maximum", [](V a, V b) { return max(a, b); }, {maximum_gradient, Needs::inputs}, {.booleans = true});
 constinit const Op minimum_op =
-    pointwise<2>("minimum", [](V a, V b) { return min(a, b); }, {minimum_gradient, Needs::inputs});
+    pointwise<2>("minimum", [](V a, V b) { return min(a, b); }, {minimum_gradient, Needs::inputs}, {.booleans = true});
 constinit const Op neg_op = pointwise<1>("neg", [](V x) { return -x; }, {[](const GradCall& c) { return Tensors{-c.dy()}; }});
 constinit const Op abs_op = pointwise<1>("abs", [](V x) { return abs(x); },
     {[](const GradCall& c) { return Tensors{c.dy() * sign(c.input(0))}; }, Needs::inputs}, {.low = 0.1, .high = 2});
-constinit const Op sign_op = pointwise<1>("sign", [](V x) { return sign_of(x); }, {}, kinked);
+constinit const Op sign_op = pointwise<1>("sign", [](V x) { return sign_of(x); }, {},
+                                          {.booleans = true, .differentiable = false});
 constinit const Op square_op = pointwise<1>("square", [](V x) { return x * x; },
     {[](const GradCall& c) { return Tensors{c.dy() * (c.input(0) * 2)}; }, Needs::inputs});
 constinit const Op reciprocal_op = pointwise<1>("reciprocal", [](V x) { return 1.0 / x; },
     {[](const GradCall& c) { return Tensors{-(c.dy() * square(c.output()))}; }, Needs::output}, {.low = 0.2, .high = 3});
 constinit const Op clamp_op = pointwise<3>("clamp", [](V x, V low, V high) { return min(max(x, low), high); },
-    {clamp_gradient, Needs::inputs}, {.differentiable = false});
+    {clamp_gradient, Needs::inputs}, {.booleans = true, .differentiable = false});
 
 constinit const Op equal_op = pointwise<2>("equal", [](V a, V b) { return a == b; }, {}, {.booleans = true}, bool_as_input);
 constinit const Op not_equal_op = pointwise<2>("not_equal", [](V a, V b) { return a != b; }, {}, {.booleans = true}, bool_as_input);
-constinit const Op less_op = pointwise<2>("less", [](V a, V b) { return a < b; }, {}, {}, bool_as_input);
-constinit const Op less_equal_op = pointwise<2>("less_equal", [](V a, V b) { return a <= b; }, {}, {}, bool_as_input);
-constinit const Op greater_op = pointwise<2>("greater", [](V a, V b) { return a > b; }, {}, {}, bool_as_input);
-constinit const Op greater_equal_op = pointwise<2>("greater_equal", [](V a, V b) { return a >= b; }, {}, {}, bool_as_input);
+constinit const Op less_op = pointwise<2>("less", [](V a, V b) { return a < b; }, {}, {.booleans = true}, bool_as_input);
+constinit const Op less_equal_op = pointwise<2>("less_equal", [](V a, V b) { return a <= b; }, {}, {.booleans = true}, bool_as_input);
+constinit const Op greater_op = pointwise<2>("greater", [](V a, V b) { return a > b; }, {}, {.booleans = true}, bool_as_input);
+constinit const Op greater_equal_op = pointwise<2>("greater_equal", [](V a, V b) { return a >= b; }, {}, {.booleans = true}, bool_as_input);
 constexpr Samples logical{.floats = false, .integers = false, .booleans = true};
 constinit const Op and_op = pointwise<2>("logical_and", [](V a, V b) { return a & b; }, {}, logical);
 constinit const Op or_op = pointwise<2>("logical_or", [](V a, V b) { return a | b; }, {}, logical);
 constinit const Op not_op = pointwise<1>("logical_not", [](V x) { return !x; }, {}, logical);
-constinit const Op isnan_op = pointwise<1>("isnan", [](V x) { return x != x; }, {}, {}, bool_as_input);
+constinit const Op isnan_op = pointwise<1>("isnan", [](V x) { return x != x; }, {}, {.booleans = true}, bool_as_input);
 
 // The dtype is that of the choices: the second operand if it is a tensor, else the third; two numbers choose by f32.
 const Layout* where_shape(const ShapeCall& c) {

@@ -74,6 +74,8 @@ DType promoted(const Op& op, std::initializer_list<const Operand*> operands, Pro
     if (o->scalar.kind == Scalar::Kind::real && !is_floating(dtype)) dtype = DType::f32;
     if (o->scalar.kind == Scalar::Kind::integer && dtype == DType::boolean) dtype = DType::i64;
   }
+  if (promote == Promote::same && dtype == DType::boolean && !op.samples.booleans)
+    fail("{}: arithmetic on bool is not defined; cast to a number dtype first", op.name);
   return promote == Promote::floating && !is_floating(dtype) ? DType::f32 : dtype;
 }
 
@@ -85,7 +87,8 @@ struct Prepared {
 
   Prepared(const Op& op, std::initializer_list<const Operand*> operands, Promote promote, const Attrs& attrs) {
     const DType dtype = promoted(op, operands, promote);
-    call = {.op = &op, .inputs = {}, .attrs = attrs};
+    call.op = &op;
+    call.attrs = attrs;
     int n = 0, k = 0;
     bool alike = true;
     for (const Operand* o : operands) {
@@ -95,7 +98,7 @@ struct Prepared {
           made[n] = cast(In(*o->tensor, o->loc), dtype);
           inputs[n] = &made[n];
         }
-        alike &= inputs[n]->shape() == inputs[0]->shape();
+        alike &= &inputs[n]->layout() == &inputs[0]->layout() || inputs[n]->shape() == inputs[0]->shape();
         ++n;
       } else {
         add_scalar(call.scalars, o->scalar, dtype);

@@ -31,11 +31,11 @@ constinit const Op log1p_op =
 constinit const Op sqrt_op =
     pointwise<1>("sqrt", [](V x) { return sqrt(x); },
                  {[](const GradCall& c) { return Tensors{c.dy() / (c.output() * 2)}; }, Needs::output},
-                 {.low = 0.1, .high = 4});
+                 {.low = 0.1, .high = 4, .integers = false});
 constinit const Op rsqrt_op =
     pointwise<1>("rsqrt", [](V x) { return 1.0 / sqrt(x); },
                  {[](const GradCall& c) { return Tensors{c.dy() * (c.output() / c.input(0) * -0.5)}; }, Needs::both},
-                 {.low = 0.2, .high = 4});
+                 {.low = 0.2, .high = 4, .integers = false});
 constinit const Op sin_op = pointwise<1>("sin", [](V x) { return sin(x); }, by_input([](T x) { return cos(x); }));
 constinit const Op cos_op = pointwise<1>("cos", [](V x) { return cos(x); }, by_input([](T x) { return -sin(x); }));
 constinit const Op tan_op = pointwise<1>("tan", [](V x) { return tan(x); },

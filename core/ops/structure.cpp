@@ -115,6 +115,7 @@ Tensor Tensor::to(DType dtype, Loc loc) const { return cast(In(*this, loc), dtyp
 
 Tensor Tensor::clone(Loc loc) const {
   At at(loc);
+  layout();
   return call(copy_op, {this});
 }
 
@@ -123,7 +124,9 @@ Tensor Tensor::contiguous(Loc loc) const { return is_contiguous() ? *this : clon
 const Tensor& Tensor::copy_(const Tensor& source, Loc loc) const {
   At at(loc);
   Tensor value = source.to(dtype());
-  if (value.shape() != shape()) value = value.expand(shape());
+  if (broadcast("copy_", value.shape(), shape()) != shape())
+    fail("copy_: {} does not fit into {}", rp::to_string(source.spec()), rp::to_string(spec()));
+  value = value.expand(shape());
   if (source.dtype() == dtype()) {  // a cast result is a fresh tensor: nothing to copy twice
     const Tensor* inputs[] = {&value};
     apply_into(*this, {.op = &copy_op, .inputs = inputs});
