@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "reprise/backends/cpu/memory.h"
+#include "reprise/bench/measure.h"
 #include "reprise/core/stats.h"
 
 namespace bench {
@@ -78,12 +79,6 @@ class Runner {
   std::vector<Sample> samples_;
 };
 
-double quantile(std::vector<double> values, double q) {
-  const auto at = values.begin() + static_cast<std::ptrdiff_t>(q * static_cast<double>(values.size() - 1) + 0.5);
-  std::nth_element(values.begin(), at, values.end());
-  return *at;
-}
-
 /// Steps in which nothing was recorded or compiled, nor in the one before: that one still finds its memory cold. If
 /// there are none, the last.
 std::vector<size_t> steady_steps(const std::vector<Sample>& graph) {
@@ -98,7 +93,15 @@ template <class Get>
 double median_of(const std::vector<Sample>& samples, const std::vector<size_t>& which, Get get) {
   std::vector<double> values;
   for (size_t i : which) values.push_back(static_cast<double>(get(samples[i])));
-  return quantile(std::move(values), 0.5);
+  return median(values);
+}
+
+/// Of all steps but those in `except`.
+double total_ms(const std::vector<Sample>& samples, const std::vector<size_t>& except) {
+  double ms = 0;
+  for (const Sample& s : samples) ms += s.ms;
+  for (size_t i : except) ms -= samples[i].ms;
+  return ms;
 }
 
 int64_t differing_bits(const Runner& eager, const Runner& graph) {
@@ -124,16 +127,13 @@ void set_times(Row& row, const Runner& eager, const Runner& graph) {
   row.graph_ms = median_of(g, steady, [](const Sample& s) { return s.ms; });
   std::vector<double> gains;
   for (size_t i : steady) gains.push_back(e[i].ms - g[i].ms);
-  row.gain_low_ms = quantile(gains, 0.25);
-  row.gain_high_ms = quantile(gains, 0.75);
+  const double off = std::min(0.5, 1 / std::sqrt(static_cast<double>(gains.size())));  // two standard errors of a rank
+  row.gain_low_ms = quantile(gains, 0.5 - off);
+  row.gain_high_ms = quantile(gains, 0.5 + off);
 
-  std::vector<bool> is_steady(g.size());
-  for (size_t i : steady) is_steady[i] = true;
-  for (size_t i = 0; i < g.size(); ++i)
-    if (!is_steady[i]) row.capture_ms += g[i].ms - row.graph_ms;
-  row.capture_ms = std::max(row.capture_ms, 0.0);
+  row.capture_ms = total_ms(g, steady) - total_ms(e, steady);
   if (const double gain = row.eager_ms - row.graph_ms; gain > 0)
-    row.break_even = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(row.capture_ms / gain)));
+    row.break_even = static_cast<int64_t>(g.size() - steady.size() + std::ceil(std::max(row.capture_ms, 0.0) / gain));
 
   row.kernels_eager = static_cast<int64_t>(median_of(e, steady, [](const Sample& s) { return s.kernels; }));
   row.kernels_graph = static_cast<int64_t>(median_of(g, steady, [](const Sample& s) { return s.kernels; }));
@@ -157,6 +157,11 @@ std::function<rp::Batch<2>()> endless(rp::Dataset<2> loader) {
 }
 
 Row compete(const Workload& workload, uint64_t seed) {
+  {
+    // What both modes pay once in a process shall not be paid by the one that comes first.
+    Runner warm_up(rp::Mode::eager, seed, workload);
+    for (int i = 0; i < 2; ++i) warm_up.step();
+  }
   Runner eager(rp::Mode::eager, seed, workload), graph(rp::Mode::graph, seed, workload);
   {
     rp::Progress progress(workload.name, workload.steps);

@@ -46,11 +46,11 @@ struct Row {
   std::string name;
   int steps = 0;
   double eager_ms = 0, graph_ms = 0;
-  double gain_low_ms = 0, gain_high_ms = 0;  ///< quartiles of eager - graph over neighbouring steps
+  double gain_low_ms = 0, gain_high_ms = 0;  ///< 95% interval of the median of eager - graph
   int64_t kernels_eager = 0, kernels_graph = 0;
   int64_t bytes_eager = 0, bytes_graph = 0;
-  int64_t system_calls = 0;           ///< to get or return memory, by all steady steps of both
-  double capture_ms = 0;              ///< what the steps that recorded or compiled took beyond a steady one
+  int64_t system_calls = 0;  ///< to get or return memory, by all steady steps of both
+  double capture_ms = 0;     ///< what the steps that recorded or compiled took beyond the same steps of the eager copy
   std::optional<int64_t> break_even;  ///< the step from which on the captured run is ahead in total
   float loss_eager = 0, loss_graph = 0;
   int64_t differing_bits = 0;  ///< over all losses and the final parameters

@@ -73,9 +73,27 @@ void write(const Tensor& target, const Tensor& value) {
   engine.note_write(target, value);
 }
 
+namespace {
+
+// The gradient rule may want to see inputs that the write is about to change: those are copied.
+Tensor apply_keeping_inputs(const Tensor& target, const Call& call) {
+  const bool sees_inputs = static_cast<int>(call.op->gradient.needs) & static_cast<int>(Needs::inputs);
+  std::vector<Tensor> copies;
+  std::vector<const Tensor*> inputs(call.inputs.begin(), call.inputs.end());
+  copies.reserve(inputs.size());
+  for (const Tensor*& t : inputs)
+    if (sees_inputs && t->shares_storage(target)) t = &copies.emplace_back(t->clone());
+  Call kept = call;
+  kept.inputs = inputs;
+  return apply(kept);
+}
+
+}  // namespace
+
 void apply_into(const Tensor& target, const Call& call) {
   const bool noted = thread_state.grad && (any_wants_grad(call) || wants_grad(target));
-  if (noted || thread_state.recorder) return write(target, apply(call));
+  if (noted) return write(target, apply_keeping_inputs(target, call));
+  if (thread_state.recorder) return write(target, apply(call));
   engine.check_write(target);
   engine.run_into(target, call);
 }

@@ -52,6 +52,9 @@ std::string to_string(const Graph& graph);
 /// Throws Error with the line number if the text is not a graph.
 Graph parse_graph(std::string_view text);
 
+/// Checks what shape rules and printing rely on: numbers of operands, attrs and scalars of every node. For text from outside.
+void check_nodes(const Graph& graph);
+
 /// Checks the invariants: operands stand before their users, layouts follow the shape rules, outputs exist. Throws Error
 /// naming `stage` and the node otherwise.
 void verify(const Graph& graph, std::string_view stage);

@@ -218,6 +218,7 @@ Graph parse_graph(std::string_view text) {
     }
   }
   if (!ended) fail("parse_graph: the text has no return line");
+  check_nodes(g);
   verify(g, "parsing");
   return g;
 }

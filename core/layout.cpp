@@ -1,6 +1,7 @@
 #include "reprise/core/layout.h"
 
 #include <algorithm>
+#include <array>
 #include <deque>
 #include <mutex>
 #include <unordered_map>
@@ -122,6 +123,18 @@ const Layout* intern(const Spec& spec, const Strides& wanted) {
   return it->second;
 }
 
-const Layout* intern(const Spec& spec) { return intern(spec, packed_strides(spec.shape)); }
+const Layout* intern(const Spec& spec) {
+  // Results of ops have the same few specs again and again: a look before the table and its lock.
+  struct Seen {
+    Spec spec;
+    const Layout* layout = nullptr;
+  };
+  static thread_local std::array<Seen, 256> seen;
+  size_t h = static_cast<size_t>(spec.dtype);
+  for (int64_t d : spec.shape) h = hash_mix(h, static_cast<size_t>(d));
+  Seen& s = seen[h % seen.size()];
+  if (!s.layout || !(s.spec == spec)) s = {spec, intern(spec, packed_strides(spec.shape))};
+  return s.layout;
+}
 
 }  // namespace rp

@@ -44,7 +44,7 @@ Tensor uniform(const Shape& shape, double low = 0, double high = 1, DType dtype 
 /// Gaussian (Box-Muller).
 Tensor normal(const Shape& shape, double mean = 0, double stddev = 1, DType dtype = DType::f32,
               Loc loc = Loc::current());
-/// Uniform integers in [low, high); at most 2^32 different ones.
+/// Uniform integers in [low, high); fewer than 2^32 different ones.
 Tensor randint(const Shape& shape, int64_t low, int64_t high, DType dtype = DType::i64, Loc loc = Loc::current());
 /// True with probability p.
 Tensor bernoulli(const Shape& shape, double p, Loc loc = Loc::current());

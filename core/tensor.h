@@ -108,7 +108,13 @@ class Tensor {
   Tensor transpose(int axis0 = -2, int axis1 = -1, Loc loc = Loc::current()) const;
   Tensor slice(int axis, int64_t start, int64_t stop, int64_t step = 1, Loc loc = Loc::current()) const;
   Tensor select(int axis, int64_t index, Loc loc = Loc::current()) const;  ///< Drops the axis.
-  Tensor operator[](int64_t index) const { return select(0, index); }
+  /// An index that notes the line of the call.
+  struct Index {
+    template <std::integral T> Index(T i, Loc where = Loc::current()) : value(static_cast<int64_t>(i)), loc(where) {}
+    int64_t value;
+    Loc loc;
+  };
+  Tensor operator[](Index i) const { return select(0, i.value, i.loc); }
   Tensor expand(const Shape& shape, Loc loc = Loc::current()) const;  ///< Axes of extent 1 are repeated.
   Tensor squeeze(int axis, Loc loc = Loc::current()) const;
   Tensor unsqueeze(int axis, Loc loc = Loc::current()) const;

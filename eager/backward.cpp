@@ -52,7 +52,7 @@ class NotedCall : public GradCall {
       return Operand(held_.emplace_back(input(i)));
     }
     const int slot = std::popcount(static_cast<unsigned>(node_->scalar_mask & ((1 << k) - 1)));
-    return visit_dtype(node_->edges.empty() ? node_->layout->dtype() : node_->edges.back().layout->dtype(),
+    return visit_dtype(!node_->edges.size() ? node_->layout->dtype() : node_->edges[node_->edges.size() - 1].layout->dtype(),
                        [&]<class T>(T) -> Operand {
                          if constexpr (std::is_same_v<T, bool>) return node_->scalars.get<int32_t>(slot) != 0;
                          else return node_->scalars.get<T>(slot);

@@ -126,9 +126,8 @@ void note(const Call& call, const Tensor& out) {
   node->attrs = call.attrs;
   node->scalars = call.scalars;
   node->scalar_mask = call.scalar_mask;
-  node->edges.reserve(call.inputs.size());
   for (const Tensor* input : call.inputs) {
-    Edge& edge = node->edges.emplace_back(history(*input));
+    Edge& edge = node->edges.push_back(history(*input));
     if (needs & static_cast<int>(Needs::inputs)) save(edge, *input);
   }
   if (needs & static_cast<int>(Needs::output)) {
@@ -245,7 +244,7 @@ Tensor CustomGradient::operator()(const Tensors& inputs, Loc loc) const {
   if (!noted) return y;
   y = bare_alias(y);
   TapeRef node = make_node(copy_op, y.impl()->layout->packed);
-  for (const Tensor& t : inputs) save(node->edges.emplace_back(history(t)), t);
+  for (const Tensor& t : inputs) save(node->edges.push_back(history(t)), t);
   node->output = bare_alias(y);
   node->output_version = y.impl()->storage->version;
   node->custom = backward;

@@ -3,6 +3,7 @@
 //
 // Writes are made functional here: a write to a storage appends a node for the whole storage's new elements, and tensors on
 // that storage derive their history from it (by `as_strided`) when they are next used.
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -41,12 +42,42 @@ struct Edge {
   const void* target() const { return node ? static_cast<const void*>(node.get()) : leaf.impl(); }
 };
 
+/// A node's edges: few are held in place.
+class EdgeList {
+ public:
+  EdgeList() = default;
+  EdgeList(const EdgeList&) = delete;
+  ~EdgeList() { delete many_; }
+  Edge& push_back(Edge edge) {
+    if (size_ < few) return few_[size_++] = std::move(edge);
+    if (!many_) {
+      many_ = new std::vector<Edge>;
+      for (Edge& e : few_) many_->push_back(std::move(e));
+    }
+    ++size_;
+    return many_->emplace_back(std::move(edge));
+  }
+  Edge* begin() { return many_ ? many_->data() : few_; }
+  Edge* end() { return begin() + size_; }
+  const Edge* begin() const { return many_ ? many_->data() : few_; }
+  const Edge* end() const { return begin() + size_; }
+  size_t size() const { return size_; }
+  Edge& operator[](size_t i) { return begin()[i]; }
+  const Edge& operator[](size_t i) const { return begin()[i]; }
+
+ private:
+  static constexpr size_t few = 3;
+  Edge few_[few];
+  std::vector<Edge>* many_ = nullptr;
+  size_t size_ = 0;
+};
+
 struct TapeNode {
   uint32_t refs = 1;
   bool freed = false;  // its saved values were given up by a walk
   uint64_t sequence = 0;
   const Op* op = nullptr;
-  std::vector<Edge> edges;
+  EdgeList edges;
   Attrs attrs;
   Scalars scalars;
   uint8_t scalar_mask = 0;

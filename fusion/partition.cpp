@@ -51,11 +51,11 @@ bool is_wide(const Graph& g, int32_t i) {
 bool reduction_form(const Shape& shape, int32_t axes, RegionKind& kind) {
   int first = -1, last = -1;
   for (int i = 0; i < shape.rank(); ++i)
-    if (axes >> i & 1) {
+    if ((axes >> i & 1) && shape[i] != 1) {
       if (first < 0) first = i;
       last = i;
     }
-  for (int i = first; i <= last; ++i)
+  for (int i = std::max(first, 0); i <= last; ++i)
     if (!(axes >> i & 1) && shape[i] != 1) return false;
   int64_t behind = 1;
   for (int i = last + 1; i < shape.rank(); ++i) behind *= shape[i];

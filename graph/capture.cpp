@@ -1,5 +1,6 @@
 #include "reprise/graph/capture.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <exception>
 #include <map>
@@ -75,21 +76,34 @@ class Recording {
   explicit Recording(CaptureOptions options) : options_(std::move(options)) {}
 
   Trie& mine() {
+    // The same function is called again and again: remember where its trie is.
+    struct Last { uint64_t serial = 0; Trie* trie = nullptr; };
+    static thread_local Last last;
+    if (last.serial == serial_.load(std::memory_order_acquire)) return *last.trie;
     std::lock_guard lock(mutex_);
     std::unique_ptr<Trie>& trie = tries_[std::this_thread::get_id()];
     if (!trie) {
       trie = std::make_unique<Trie>();
       trie->options = options_;
+      trie->recorder = std::make_unique<Recorder>(*trie);
     }
+    last = {serial_.load(), trie.get()};
     return *trie;
   }
   void forget() {
     std::lock_guard lock(mutex_);
     tries_.erase(std::this_thread::get_id());
+    serial_ = next_serial();
   }
 
  private:
+  static uint64_t next_serial() {
+    static std::atomic<uint64_t> serial{0};
+    return ++serial;
+  }
+
   CaptureOptions options_;
+  std::atomic<uint64_t> serial_{next_serial()};  // of this recording in its present state; never used twice
   std::mutex mutex_;
   std::map<std::thread::id, std::unique_ptr<Trie>> tries_;
 };
@@ -115,7 +129,8 @@ Session::Session(const std::shared_ptr<Recording>& recording, const Loc& loc)
   if (thread_state.recorder) return;  // inside another capture: part of its recording
   Trie& trie = recording_->mine();
   ++trie.stats.calls;
-  thread_state.recorder = new Recorder(trie);
+  trie.recorder->start_segment();
+  thread_state.recorder = trie.recorder.get();
   armed_ = true;
 }
 
@@ -127,11 +142,10 @@ Session::~Session() {
   if (!armed_) return;
   Recorder* recorder = thread_state.recorder;
   try {
-    if (recorder->has_pending()) recorder->abandon();
+    recorder->abandon();
   } catch (...) {  // the exception that ended the body is on its way already
   }
   thread_state.recorder = nullptr;
-  delete recorder;
 }
 
 // ---- reports --------------------------------------------------------------------------------------------------------

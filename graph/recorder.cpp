@@ -30,6 +30,16 @@ std::string line_of(const Loc& loc) {
   return fmt::format(" at {}:{}", file.substr(file.rfind('/') + 1), loc.line());
 }
 
+size_t span_bytes(const Layout& l) { return static_cast<size_t>(extent_of(l)) * size_of(l.dtype()); }
+
+// The elements as they are now, under the same layout.
+Tensor snapshot_of(const Tensor& t) {
+  const Layout& layout = t.layout();
+  const Tensor flat = allocate(intern({layout.dtype(), {extent_of(layout)}, layout.spec.device}));
+  if (layout.numel) std::memcpy(flat.bytes(), t.bytes(), span_bytes(layout));
+  return alias(flat, &layout, 0);
+}
+
 bool same_operand(const OperandRef& a, const OperandRef& b) {
   const bool storage = a.storage == b.storage || planted(Defect::storage_partition);
   const bool layout = a.layout == b.layout || (planted(Defect::strides) && a.layout->spec == b.layout->spec);
@@ -63,6 +73,11 @@ size_t Recorder::PlaceHash::operator()(const PlaceKey& k) const {
   return hash_mix(hash_mix(reinterpret_cast<size_t>(k.storage), reinterpret_cast<size_t>(k.layout)), static_cast<size_t>(k.offset));
 }
 
+size_t Recorder::StorageHash::operator()(const Storage* s) const { return reinterpret_cast<size_t>(s) >> 6; }
+
+Trie::Trie() = default;
+Trie::~Trie() = default;
+
 Recorder::Recorder(Trie& trie) : trie_(trie), current_(&trie.root) { start_segment(); }
 
 Recorder::~Recorder() { drop_roots(); }
@@ -89,13 +104,13 @@ void Recorder::start_segment() {
   state_ = trie_.root.children.empty() ? State::recording : State::matching;
   pending_.clear();
   scalars_.clear();
-  external_index_.clear();
-  storage_index_.clear();
+  external_index_.restart();
+  storage_index_.restart();
   drop_roots();
   slots_ = 0;
   // Last: dropping the handles may end tensors.
-  std::vector<External> externals = std::move(externals_);
-  externals_.clear();
+  retired_.swap(externals_);
+  retired_.clear();
 }
 
 // ---- operands -------------------------------------------------------------------------------------------------------
@@ -110,18 +125,14 @@ OperandRef Recorder::bind_external(const Tensor& t) {
   const TensorImpl& impl = *t.impl();
   if (t.pending() && state_ != State::tracing)
     fail("capture: {} is pending in a capture on another thread; read it there first", to_string(t.spec()));
-  const PlaceKey key{impl.storage, impl.layout, impl.offset};
-  const auto [it, fresh] = external_index_.try_emplace(key, static_cast<int32_t>(externals_.size()));
+  bool fresh = false, fresh_storage = false;
+  const int32_t k = external_index_.number({impl.storage, impl.layout, impl.offset}, fresh);
   if (fresh) {
-    const auto s = storage_index_.try_emplace(impl.storage, static_cast<int32_t>(storage_index_.size())).first;
-    External e{bare_alias(t), {}, s->second};
-    if (impl.storage->exposed && state_ == State::matching) {
-      Unrecorded guard;
-      e.snapshot = e.tensor.clone();
-    }
+    External e{bare_alias(t), {}, storage_index_.number(impl.storage, fresh_storage)};
+    if (impl.storage->exposed && state_ == State::matching) e.snapshot = snapshot_of(t);
     externals_.push_back(std::move(e));
   }
-  return {~it->second, externals_[static_cast<size_t>(it->second)].storage, impl.layout};
+  return {~k, externals_[static_cast<size_t>(k)].storage, impl.layout};
 }
 
 bool Recorder::matches(const TraceOp& t, const Call& call) const {
@@ -144,13 +155,9 @@ bool Recorder::reads_changed(const Call& call) const {
   return std::any_of(call.inputs.begin(), call.inputs.end(), [&](const Tensor* t) {
     const TensorImpl& impl = *t->impl();
     if (!impl.storage->exposed) return false;
-    const auto it = external_index_.find({impl.storage, impl.layout, impl.offset});
-    if (it == external_index_.end()) return false;
-    const Tensor& snapshot = externals_[static_cast<size_t>(it->second)].snapshot;
-    if (!snapshot.defined()) return false;
-    Unrecorded guard;
-    const Tensor now = t->contiguous();
-    return std::memcmp(now.bytes(), snapshot.bytes(), now.layout().bytes()) != 0;
+    const int32_t k = external_index_.find({impl.storage, impl.layout, impl.offset});
+    const Tensor snapshot = k < 0 ? Tensor() : externals_[static_cast<size_t>(k)].snapshot;
+    return snapshot.defined() && std::memcmp(t->bytes(), snapshot.bytes(), span_bytes(*impl.layout)) != 0;
   });
 }
 
@@ -304,7 +311,7 @@ void Recorder::diverge(const Call& call) {
 
 bool Recorder::concerns(const Tensor& t) const {
   if (current_ == &trie_.root) return false;
-  return t.pending() || t.impl()->epoch == epoch_ || storage_index_.count(t.impl()->storage) != 0;
+  return t.pending() || t.impl()->epoch == epoch_ || storage_index_.find(t.impl()->storage) >= 0;
 }
 
 void Recorder::flush(std::string_view reason) {
@@ -418,14 +425,22 @@ void Recorder::fail_pending() {
   state_ = State::off;
 }
 
+bool Recorder::keeps_all_held(const LeafPlan& plan) const {
+  if (planted(Defect::liveness)) return true;
+  auto kept = plan.live.begin();
+  for (int32_t s = 0; s < static_cast<int32_t>(roots_.size()); ++s) {
+    if (kept != plan.live.end() && *kept == s) ++kept;
+    else if (held(s)) return false;
+  }
+  return true;
+}
+
 const LeafPlan* Recorder::plan_for(TraceOp& end) {
   Leaf& leaf = *end.leaf;
+  if (leaf.plan && keeps_all_held(*leaf.plan)) return leaf.plan.get();
   std::vector<int32_t> live;
   for (int32_t s = 0; s < static_cast<int32_t>(roots_.size()); ++s)
     if (held(s)) live.push_back(s);
-  if (leaf.plan && planted(Defect::liveness)) return leaf.plan.get();
-  if (leaf.plan && std::includes(leaf.plan->live.begin(), leaf.plan->live.end(), live.begin(), live.end()))
-    return leaf.plan.get();
   if (!leaf.refusal.empty()) return nullptr;
   if (leaf.plan) {  // values outlive the segment that did not before: the plan keeps all of them from now on
     std::vector<int32_t> all;

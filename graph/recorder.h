@@ -5,10 +5,10 @@
 // storage is pending. A flush runs the pending path by its plan, or op by op where there is none. When an op does not match,
 // the pending ops run op by op and the rest of the segment is recorded as a new branch, running as eager does.
 #include <functional>
-#include <unordered_map>
 
 #include "reprise/core/engine.h"
 #include "reprise/graph/capture.h"
+#include "reprise/graph/first_use.h"
 #include "reprise/graph/trace.h"
 
 namespace rp {
@@ -20,7 +20,10 @@ struct Trie {
   int leaves = 0;
   CaptureStats stats;
   std::vector<std::string> events;  // misses, cuts and refusals with their reasons; the latest are kept
+  std::unique_ptr<Recorder> recorder;  // kept between calls
 
+  Trie();
+  ~Trie();
   void note(std::string event);
 };
 
@@ -35,6 +38,9 @@ class Recorder {
   void flush(std::string_view reason);
   /// Runs what is pending op by op: the way out after an exception.
   void abandon();
+
+  /// Starts a segment at the root.
+  void start_segment();
 
   bool has_pending() const { return !pending_.empty(); }
   /// Whether a read of `t` by the host ends the segment: it made the value, or has used it.
@@ -58,8 +64,8 @@ class Recorder {
     bool operator==(const PlaceKey&) const = default;
   };
   struct PlaceHash { size_t operator()(const PlaceKey& k) const; };
+  struct StorageHash { size_t operator()(const Storage* s) const; };
 
-  void start_segment();
   bool held(int32_t slot) const;
   void drop_roots() noexcept;
   OperandRef ref_of(const Tensor& t);
@@ -81,9 +87,9 @@ class Recorder {
   void run_plan(const LeafPlan& plan);
   void verify_plan(const LeafPlan& plan);
   const LeafPlan* build_plan(Leaf& leaf, TraceOp& end, std::vector<int32_t> live);
-  struct Bound;  // the addresses of a plan's inputs
-  Bound bind(bool snapshots) const;
+  void bind();
   const LeafPlan* plan_for(TraceOp& end);
+  bool keeps_all_held(const LeafPlan& plan) const;
   std::vector<const TraceOp*> path_to(const TraceOp* end) const;
   Tensor run_one(const TraceOp& t, size_t first_scalar, const std::vector<Tensor>& values);
   Leaf& leaf_of(TraceOp& t);
@@ -95,11 +101,15 @@ class Recorder {
   std::vector<TraceOp*> pending_;
   std::vector<uint64_t> scalars_;       // of the pending ops, in order
   std::vector<External> externals_;
-  std::unordered_map<PlaceKey, int32_t, PlaceHash> external_index_;
-  std::unordered_map<const Storage*, int32_t> storage_index_;
+  FirstUse<PlaceKey, PlaceHash> external_index_;
+  FirstUse<const Storage*, StorageHash> storage_index_;
   std::vector<Storage*> roots_;         // per slot: the pending storage it made, retained; null for views
   int32_t slots_ = 0;
   std::vector<OperandRef> refs_;        // of the call being recorded
+  std::vector<External> retired_;       // of the segment before, while they are dropped
+  // What a plan is bound to; members only to keep their memory.
+  std::vector<std::byte*> bound_inputs_, bound_outputs_;
+  std::vector<Storage*> bound_storages_;
   bool running_ = false;
 };
 

@@ -33,19 +33,14 @@ const LeafPlan* Recorder::build_plan(Leaf& leaf, TraceOp& end, std::vector<int32
   return leaf.plan.get();
 }
 
-struct Recorder::Bound {
-  std::vector<std::byte*> inputs;
-  std::vector<Storage*> storages;
-};
-
-Recorder::Bound Recorder::bind(bool snapshots) const {
-  Bound b;
+void Recorder::bind() {
+  bound_inputs_.clear();
+  bound_storages_.clear();
   for (const External& e : externals_) {
-    const Tensor& t = snapshots && e.snapshot.defined() ? e.snapshot : e.tensor;
-    b.inputs.push_back(t.bytes());
-    b.storages.push_back(t.impl()->storage);
+    const Tensor& t = e.snapshot.defined() ? e.snapshot : e.tensor;
+    bound_inputs_.push_back(t.bytes());
+    bound_storages_.push_back(t.impl()->storage);
   }
-  return b;
 }
 
 #ifdef REPRISE_PLANTED_DEFECTS
@@ -91,8 +86,8 @@ void Recorder::run_plan(const LeafPlan& plan) {
   std::vector<Storage*> kept;
   for (int32_t root : plan.live) kept.push_back(held(root) ? roots_[static_cast<size_t>(root)] : nullptr);
 #endif
-  const Bound bound = bind(true);
-  std::vector<std::byte*> outputs;
+  bind();
+  bound_outputs_.clear();
   Tensors dropped;  // values the plan keeps though nobody holds them this time
   int64_t bytes = 0;
   for (size_t j = 0; j < plan.live.size(); ++j) {
@@ -101,17 +96,17 @@ void Recorder::run_plan(const LeafPlan& plan) {
     Storage* waiting = roots_[static_cast<size_t>(plan.live[j])];
     if (!held(plan.live[j])) {
       dropped.push_back(allocate(layout->packed));
-      outputs.push_back(dropped.back().bytes());
+      bound_outputs_.push_back(dropped.back().bytes());
       continue;
     }
     materialize(*waiting, layout->bytes());
     waiting->recorder = nullptr;
-    outputs.push_back(waiting->data);
+    bound_outputs_.push_back(waiting->data);
   }
   trie_.stats.output_bytes = bytes;
   running_ = true;
   try {
-    plan.code->run({bound.inputs.data(), bound.storages.data(), outputs.data(), scalars_.data()});
+    plan.code->run({bound_inputs_.data(), bound_storages_.data(), bound_outputs_.data(), scalars_.data()});
   } catch (...) {
     for (int32_t root : plan.live)  // what was not computed must not be read
       if (held(root)) dematerialize(*roots_[static_cast<size_t>(root)]);
@@ -177,8 +172,8 @@ void Recorder::verify_plan(const LeafPlan& plan) {
     results.push_back(allocate(plan.code->output_layout(j)->packed));
     outputs.push_back(results.back().bytes());
   }
-  const Bound bound = bind(true);
-  const Frame frame{bound.inputs.data(), bound.storages.data(), outputs.data(), scalars_.data()};
+  bind();
+  const Frame frame{bound_inputs_.data(), bound_storages_.data(), outputs.data(), scalars_.data()};
   restore(before);
   plan.code->run(frame);
   std::string report;

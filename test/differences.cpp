@@ -27,7 +27,8 @@ Tensors leaves(const Tensors& inputs) {
 // Compares `analytic` with the differences of the scalar function g.
 std::string compare(const std::function<double(const Tensors&)>& g, const Tensors& inputs, const Tensors& analytic) {
   for (size_t i = 0; i < inputs.size(); ++i) {
-    if (analytic[i].spec() != inputs[i].spec()) return "input " + std::to_string(i) + ": a gradient of another shape or dtype";
+    if (analytic[i].spec() != inputs[i].spec())
+      return "input " + std::to_string(i) + ": a gradient of another shape or dtype";
     const std::vector<double> got = analytic[i].to_vector<double>(), x = inputs[i].to_vector<double>();
     for (size_t e = 0; e < x.size(); ++e) {
       const double h = 6e-6 * std::max(1.0, std::fabs(x[e]));

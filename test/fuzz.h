@@ -49,7 +49,7 @@ struct Statement {
 using Block = std::vector<Statement>;
 
 /// Where an argument of the captured function comes from.
-enum class Source : uint8_t { fresh, same, refilled, exposed, blob, window, output };
+enum class Source : uint8_t { fresh, same, refilled, exposed, blob, window, output, strided };
 
 struct Input {
   int shape = 0;  // index into `shapes`
@@ -147,6 +147,8 @@ class Machine {
   void make_variables();
   Tensors arguments();
   Tensor argument(int k);
+  Tensor window(int k, Shape s);
+  Tensor strided(Shape s, DType dtype);
   void iterate();
   void after_call();
   void finish();

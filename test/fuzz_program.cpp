@@ -20,7 +20,7 @@ std::span<const Action> actions() {
 
 namespace {
 
-int find_action(std::string_view name) {
+int action_named(std::string_view name) {
   for (size_t i = 0; i < actions().size(); ++i)
     if (actions()[i].name == name) return static_cast<int>(i);
   throw std::runtime_error("there is no statement " + std::string(name));
@@ -43,12 +43,16 @@ class Generator {
     for (int i = roll(2, 6); i > 0; --i) p.variables.push_back(variable());
     variables_ = static_cast<int>(p.variables.size());
     if (dice_.one_in(6)) image(p);
+    const bool weighty = dice_.one_in(8), windowed = dice_.one_in(8);
+    if (weighty) weights(p);
     p.functions.push_back(block(dice_.one_in(4) ? roll(20, 60) : roll(4, 25), 0));
     if (dice_.one_in(3)) p.functions.push_back(block(roll(2, 7), 1));
     if (p.functions.size() > 1 && dice_.one_in(3)) p.functions.push_back(block(roll(2, 5), 1));
-    if (dice_.one_in(2)) p.between = block(roll(1, 3), 1);
+    if (!dice_.one_in(3)) p.between = between(roll(1, 3));
+    if (weighty) use_weights(p);
+    if (windowed) windows(p);
     if (dice_.one_in(5)) p.tail = dice_.one_in(4) ? 1 : roll(1, p.dims[0]);
-    if (dice_.one_in(5)) p.aliased = roll(1, p.iterations - 1);
+    if (dice_.one_in(4)) p.aliased = roll(1, p.iterations - 1);
     p.errors_escape = dice_.one_in(4);
     if (dice_.one_in(10)) p.max_pending = roll(1, 30);
     return p;
@@ -60,7 +64,7 @@ class Generator {
   void size(Program& p) {
     const bool large = dice_.one_in(8), huge = dice_.one_in(40);
     p.dims[0] = huge ? roll(60, 200) : large ? roll(5, 40) : roll(1, 6);
-    p.dims[1] = huge ? roll(100, 300) : large ? roll(9, 70) : roll(1, 9);
+    p.dims[1] = huge ? roll(100, 300) : large ? roll(9, 80) : roll(1, 9);
     p.dims[2] = large ? roll(3, 20) : roll(1, 5);
     p.dims[3] = roll(1, 3);
     p.largest = huge ? 200000 : large ? 40000 : 3000;
@@ -70,7 +74,7 @@ class Generator {
     static constexpr int shapes[] = {0, 0, 0, 4, 2, 3, 6, 9};
     Input in{.shape = shapes[dice_.below(std::size(shapes))]};
     if (dice_.one_in(8)) in.dtype = dice_.one_in(2) ? DType::i64 : DType::f64;
-    in.source = dice_.one_in(2) ? Source::fresh : static_cast<Source>(dice_.below(7));
+    in.source = dice_.one_in(2) ? Source::fresh : static_cast<Source>(dice_.below(8));
     return in;
   }
 
@@ -86,6 +90,34 @@ class Generator {
     p.inputs[0] = {.shape = 7, .source = dice_.one_in(2) ? Source::fresh : Source::same};
     p.variables[0] = {.shape = 8, .leaf = gradients_};
     p.dims[0] = std::min(p.dims[0], 8);
+  }
+
+  // A weight that is large enough to be packed, and is changed now and then, but not while it is used.
+  void weights(Program& p) {
+    p.dims[1] = roll(64, 70);
+    p.dims[0] = roll(2, 40);
+    p.largest = 40000;
+    p.inputs[0] = {.shape = 0};
+    p.variables[0] = {.shape = 3, .leaf = false};
+  }
+
+  void use_weights(Program& p) {
+    Statement product{.action = action_named("matmul"), .b = registers, .d = registers - 1, .n = 1};
+    p.functions[0].insert(p.functions[0].begin(), product);
+    Statement change{.action = action_named("update"), .a = registers, .n = 0, .m = 3, .x = 0.01, .when = When::third};
+    p.between.push_back(change);
+  }
+
+  // Two arguments of one shape that come to overlap, one of them written between two reads of the other.
+  void windows(Program& p) {
+    p.inputs.resize(std::max<size_t>(p.inputs.size(), 2));
+    const int shape = dice_.one_in(2) ? 0 : 3;
+    for (size_t k : {0, 1}) p.inputs[k] = {.shape = shape, .source = Source::window};
+    Statement before{.action = action_named("number"), .a = 1, .d = 2, .n = 5, .m = 1, .x = 0.5};
+    Statement change{.action = action_named("update"), .a = 0, .n = 2, .m = 3, .x = -0.75};
+    Statement after{.action = action_named("binary"), .a = 1, .b = 2, .d = registers - 2, .n = 0};
+    Block& body = p.functions[0];
+    body.insert(body.begin(), {before, change, after});
   }
 
   int choose_action(bool blocks) {
@@ -106,8 +138,7 @@ class Generator {
   Statement statement(int depth) {
     Statement s{.action = choose_action(depth < 2)};
     const Action& action = actions()[static_cast<size_t>(s.action)];
-    const int all = registers + variables_;
-    s.a = roll(0, all - 1), s.b = roll(0, all - 1), s.c = roll(0, all - 1);
+    s.a = operand(), s.b = operand(), s.c = operand();
     s.d = dice_.one_in(4) ? roll(registers - 2, registers - 1) : roll(0, registers - 1);
     s.n = roll(0, 839), s.m = roll(0, 63);  // 839: remainders by small numbers are all likely
     s.x = roll(-8, 12) / 8.0;
@@ -117,10 +148,28 @@ class Generator {
       s.drift = dice_.one_in(3) ? Drift::special : Drift::read;
     if (wild_ && dice_.one_in(wild_)) s.when = static_cast<When>(roll(1, 6));
     if (action.name == "raise" || action.name == "misuse") s.when = dice_.one_in(2) ? When::only : When::third;
+    if ((action.name == "keep" || action.name == "handle") && dice_.one_in(2)) s.when = static_cast<When>(roll(1, 5));
     if (action.name == "seed" && s.n % 4 == 0) s.when = When::third;
     s.at = roll(1, 9);
     if (action.block) s.body = block(roll(1, 4), depth + 1);
     return s;
+  }
+
+  int operand() { return dice_.one_in(3) ? registers + roll(0, variables_ - 1) : roll(0, registers + variables_ - 1); }
+
+  // Between the calls mostly writes, and not every time.
+  Block between(int length) {
+    Block list;
+    while (static_cast<int>(list.size()) < length) {
+      Statement s = statement(1);
+      const std::string_view name = actions()[static_cast<size_t>(s.action)].name;
+      constexpr std::string_view wanted[] = {"update",     "overwrite", "shift",  "average",
+                                             "host_write", "store",     "descend"};
+      if (std::find(std::begin(wanted), std::end(wanted), name) == std::end(wanted) && !dice_.one_in(20)) continue;
+      if (dice_.one_in(2)) s.when = static_cast<When>(roll(1, 5));
+      list.push_back(s);
+    }
+    return list;
   }
 
   Block block(int length, int depth) {
@@ -155,7 +204,7 @@ Block read_block(std::istream& in) {
       block.back().body = read_block(in);
       continue;
     }
-    Statement s{.action = find_action(word)};
+    Statement s{.action = action_named(word)};
     int drift = 0, when = 0;
     in >> s.a >> s.b >> s.c >> s.d >> s.n >> s.m >> s.x >> drift >> when >> s.at;
     s.drift = static_cast<Drift>(drift);

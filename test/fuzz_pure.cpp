@@ -83,6 +83,17 @@ void two_tensors(const Scope& scope, const Statement& s, const Binary (&ops)[N])
 void binary(const Scope& scope, const Statement& s) { two_tensors(scope, s, binaries); }
 void comparison(const Scope& scope, const Statement& s) { two_tensors(scope, s, comparisons); }
 
+// A sum of three, whose order matters.
+void sum_of_three(const Scope& scope, const Statement& s) {
+  const Tensor* x = scope.pick(s.a, is_real);
+  const Tensor* y = x ? partner(scope, *x, s.b) : nullptr;
+  const Tensor* z = x ? scope.pick(s.c, [&](const Tensor& t) { return t.shape() == x->shape(); }) : nullptr;
+  if (!y || !z) return scope.skip();
+  const std::string a = scope.name(*x), b = scope.name(*y), c = scope.name(*z);
+  if (s.n % 2) return scope.put(s, *y + *x + *z, fmt::format("{} + {} + {}", b, a, c));
+  scope.put(s, *x * 0.3 + *y + *z * s.x, fmt::format("{} * 0.3 + {} + {} * {}", a, b, c, s.x));
+}
+
 // A number on either side.
 void with_number(const Scope& scope, const Statement& s) {
   const Binary& op = s.m % 7 == 6 ? choose(comparisons, s.n) : choose(binaries, s.n);
@@ -384,18 +395,31 @@ void random(const Scope& scope, const Statement& s) {
 
 std::span<const Action> pure_actions() {
   static constexpr Action list[] = {
-      {"unary", 40, unary},        {"binary", 45, binary},
-      {"number", 30, with_number}, {"compare", 6, comparison},
-      {"logical", 3, logical},     {"where", 10, choice},
-      {"clamp", 4, clamp},         {"cast", 10, cast},
-      {"reduce", 25, reduce},      {"arg", 4, arg_reduce},
-      {"matmul", 25, matmul},      {"linear", 10, linear},
-      {"softmax", 8, softmax},     {"layer_norm", 5, layer_norm},
-      {"loss", 8, loss},           {"conv2d", 12, conv2d},
-      {"pool", 8, pool},           {"index_select", 5, index_select},
-      {"gather", 6, gather},       {"one_hot", 2, one_hot},
-      {"assemble", 12, assemble},  {"split", 4, split},
-      {"create", 6, create},       {"random", 16, random},
+      {"unary", 40, unary},
+      {"binary", 45, binary},
+      {"sum_of_three", 8, sum_of_three},
+      {"number", 30, with_number},
+      {"compare", 6, comparison},
+      {"logical", 3, logical},
+      {"where", 10, choice},
+      {"clamp", 4, clamp},
+      {"cast", 10, cast},
+      {"reduce", 25, reduce},
+      {"arg", 4, arg_reduce},
+      {"matmul", 25, matmul},
+      {"linear", 10, linear},
+      {"softmax", 8, softmax},
+      {"layer_norm", 5, layer_norm},
+      {"loss", 8, loss},
+      {"conv2d", 12, conv2d},
+      {"pool", 8, pool},
+      {"index_select", 5, index_select},
+      {"gather", 6, gather},
+      {"one_hot", 2, one_hot},
+      {"assemble", 12, assemble},
+      {"split", 4, split},
+      {"create", 6, create},
+      {"random", 16, random},
   };
   return list;
 }

@@ -102,7 +102,7 @@ Tensor Machine::random_values(const Shape& shape, DType dtype) {
   const auto n = static_cast<size_t>(rp::element_count(shape));
   if (dtype == DType::f32 || dtype == DType::f64) {
     std::vector<double> values(n);
-    for (double& v : values) v = std::round(dice_.unit() * 4096 - 2048) / 1024;
+    for (double& v : values) v = dice_.unit() * 4 - 2;
     if (dtype == DType::f64) return rp::tensor(values, shape);
     return rp::tensor(std::vector<float>(values.begin(), values.end()), shape);
   }
@@ -123,6 +123,39 @@ void Machine::make_variables() {
   raw_.resize(program.inputs.size());
 }
 
+// Windows of equal width move over one tensor, each with a pace of its own: now apart, now overlapping, now the same;
+// sometimes an argument has elements of its own.
+Tensor Machine::window(int k, Shape s) {
+  Shape longer = s;
+  longer[0] += program.iterations;
+  Tensor& standing = standing_[static_cast<size_t>(k)];
+  for (const Tensor& t : standing_)
+    if (!standing.defined() && t.defined() && t.shape() == longer) standing = t;
+  if (!standing.defined() || standing.shape() != longer)
+    standing = random_values(longer, program.inputs[static_cast<size_t>(k)].dtype);
+  const int64_t start = wrap(static_cast<int64_t>(iteration) * (k + 1), program.iterations + 1);
+  const Tensor part = standing.slice(0, start, start + s[0]);
+  return (iteration + k) % 4 == 3 ? part.clone() : part;
+}
+
+// Equal shapes under strides that change from call to call.
+Tensor Machine::strided(Shape s, DType dtype) {
+  const int form = iteration % 4;
+  if (form == 1 && s.rank() > 1) {
+    std::swap(s[s.rank() - 1], s[s.rank() - 2]);
+    return random_values(s, dtype).transpose();
+  }
+  if (form < 2 || !s.rank()) return random_values(s, dtype);
+  if (form == 2) {
+    const int64_t n = s[0];
+    s[0] = 2 * n;
+    return random_values(s, dtype).slice(0, 0, 2 * n, 2);
+  }
+  const Shape whole = s;
+  s[0] = 1;
+  return random_values(s, dtype).expand(whole);
+}
+
 Tensor Machine::argument(int k) {
   const Input& input = program.inputs[static_cast<size_t>(k)];
   Tensor& standing = standing_[static_cast<size_t>(k)];
@@ -133,12 +166,8 @@ Tensor Machine::argument(int k) {
     auto* bytes = new std::vector<float>(random_values(s, DType::f32).to_vector<float>());
     return rp::from_blob(bytes->data(), s, [](void* p) { delete static_cast<std::vector<float>*>(p); }, bytes);
   }
-  if (input.source == Source::window && s.rank() && real) {
-    Shape longer = s;
-    longer[0] += program.iterations;
-    if (!standing.defined()) standing = random_values(longer, input.dtype);
-    return standing.slice(0, iteration, iteration + s[0]);
-  }
+  if (input.source == Source::window && s.rank()) return window(k, s);
+  if (input.source == Source::strided) return strided(s, input.dtype);
   if (input.source == Source::fresh || input.source == Source::output) return random_values(s, input.dtype);
   const bool made = !standing.defined() || standing.shape() != s;
   if (made) standing = random_values(s, input.dtype);
@@ -152,7 +181,8 @@ Tensor Machine::argument(int k) {
 }
 
 Tensors Machine::arguments() {
-  static constexpr std::string_view sources[] = {"fresh", "same", "refilled", "exposed", "blob", "window", "output"};
+  static constexpr std::string_view sources[] = {"fresh", "same",   "refilled", "exposed",
+                                                 "blob",  "window", "output",   "strided"};
   Tensors list;
   for (size_t k = 0; k < program.inputs.size(); ++k) {
     list.push_back(argument(static_cast<int>(k)));

@@ -180,7 +180,8 @@ TEST_CASE("no text crashes the parser", "[graph]") {
   const auto below = [&](size_t n) { return static_cast<size_t>(draw.next() * static_cast<double>(n)); };
   std::vector<std::string> texts{std::string(written_by_hand)};
   for (const Op* op : op_table())
-    if (const auto cases = cases_of(*op, DType::f32); !cases.empty()) texts.push_back(to_string(graph_of(cases[0], draw)));
+    if (const auto cases = cases_of(*op, DType::f32); !cases.empty())
+      texts.push_back(to_string(graph_of(cases[0], draw)));
   const std::string_view alphabet = "%$#=()[]0123456789,-:; abcdefxyz\n";
   int refused = 0;
   for (int i = 0; i < 2000; ++i) {
@@ -188,10 +189,17 @@ TEST_CASE("no text crashes the parser", "[graph]") {
     for (size_t changes = 1 + below(3); changes > 0 && !text.empty(); --changes) {
       const size_t at = below(text.size());
       switch (below(4)) {
-        case 0: text[at] = alphabet[below(alphabet.size())]; break;
-        case 1: text.erase(at, 1 + below(8)); break;
-        case 2: text.insert(at, 1, alphabet[below(alphabet.size())]); break;
-        default: text.insert(at, text.substr(below(text.size()), below(20)));
+        case 0:
+          text[at] = alphabet[below(alphabet.size())];
+          break;
+        case 1:
+          text.erase(at, 1 + below(8));
+          break;
+        case 2:
+          text.insert(at, 1, alphabet[below(alphabet.size())]);
+          break;
+        default:
+          text.insert(at, text.substr(below(text.size()), below(20)));
       }
     }
     try {

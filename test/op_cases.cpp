@@ -40,8 +40,10 @@ bool meant(const Op& op, DType dtype) {
 
 Input domain(const Op& op, DType dtype, const Shape& shape) {
   Input in{shape, dtype, op.samples.low, op.samples.high};
-  if (dtype == DType::boolean) in.low = 0, in.high = 1;
-  else if (!is_floating(dtype)) in.low = in.low < 0 ? -9 : 1, in.high = 9;
+  if (dtype == DType::boolean)
+    in.low = 0, in.high = 1;
+  else if (!is_floating(dtype))
+    in.low = in.low < 0 ? -9 : 1, in.high = 9;
   return in;
 }
 
@@ -50,8 +52,10 @@ OpCase pointwise_case(const Op& op, DType dtype, const Shape& shape, int mask, D
   for (int k = 0; k < op.operands; ++k) {
     const bool condition = op.name == "where" && k == 0;
     const Input in = domain(op, condition ? DType::boolean : dtype, shape);
-    if (mask >> k & 1) add_scalar(c.scalars, static_cast<double>(draw.array({{}, in.dtype, in.low, in.high}).values[0]), dtype);
-    else c.inputs.push_back(in);
+    if (mask >> k & 1)
+      add_scalar(c.scalars, static_cast<double>(draw.array({{}, in.dtype, in.low, in.high}).values[0]), dtype);
+    else
+      c.inputs.push_back(in);
   }
   return c;
 }
@@ -93,8 +97,10 @@ std::vector<OpCase> reduce_cases(const Op& op, DType dtype) {
   const auto add = [&](const Shape& shape, int axes, bool keepdim) {
     Shape out;
     for (int i = 0; i < shape.rank(); ++i)
-      if (!(axes >> i & 1)) out.push_back(shape[i]);
-      else if (keepdim) out.push_back(1);
+      if (!(axes >> i & 1))
+        out.push_back(shape[i]);
+      else if (keepdim)
+        out.push_back(1);
     const Input in = domain(op, dtype, shape);
     cases.push_back({.op = &op, .inputs = {in}, .attrs = ReduceAttrs{axes, keepdim}, .out = out});
   };
@@ -174,7 +180,8 @@ std::vector<OpCase> cases_of(const Op& op, DType dtype) {
 }
 
 const char* name_of(Lie lie) {
-  constexpr const char* names[] = {"contiguous", "offset", "transposed", "stepped", "repeated rows", "repeated columns"};
+  constexpr const char* names[] = {"contiguous", "offset",        "transposed",
+                                   "stepped",    "repeated rows", "repeated columns"};
   return names[static_cast<int>(lie)];
 }
 
@@ -189,9 +196,13 @@ ref::Array Draw::array(const Input& in, Lie lie) {
   ref::Array a{in.dtype, in.shape, std::vector<long double>(static_cast<size_t>(element_count(in.shape)))};
   for (long double& v : a.values) {
     const double u = next();
-    if (in.indices) v = std::floor(u * in.high);
-    else if (!is_floating(in.dtype)) v = std::floor(in.low + u * (in.high - in.low + 1));
-    else v = in.dtype == DType::f32 ? static_cast<float>(in.low + u * (in.high - in.low)) : in.low + u * (in.high - in.low);
+    if (in.indices)
+      v = std::floor(u * in.high);
+    else if (!is_floating(in.dtype))
+      v = std::floor(in.low + u * (in.high - in.low + 1));
+    else
+      v = in.dtype == DType::f32 ? static_cast<float>(in.low + u * (in.high - in.low))
+                                 : in.low + u * (in.high - in.low);
   }
   if (!a.shape.rank() || a.values.empty()) return a;
   if (lie == Lie::repeated_rows) {
@@ -213,12 +224,18 @@ Tensor placed(const ref::Array& a, Lie lie) {
   if (last < 0 || lie == Lie::contiguous) return contiguous(a);
   const int64_t rows = a.shape[0], columns = a.shape[last];
   switch (lie) {
-    case Lie::offset: return contiguous(widened(a, 0, 1, 1, rows + 2)).slice(0, 1, rows + 1);
-    case Lie::stepped: return contiguous(widened(a, last, 1, 2, 2 * columns + 1)).slice(last, 1, 2 * columns + 1, 2);
-    case Lie::transposed: return transposed(a);
-    case Lie::repeated_rows: return rows ? contiguous(first_of(a, 0)).expand(a.shape) : contiguous(a);
-    case Lie::repeated_columns: return columns ? contiguous(first_of(a, last)).expand(a.shape) : contiguous(a);
-    case Lie::contiguous: break;
+    case Lie::offset:
+      return contiguous(widened(a, 0, 1, 1, rows + 2)).slice(0, 1, rows + 1);
+    case Lie::stepped:
+      return contiguous(widened(a, last, 1, 2, 2 * columns + 1)).slice(last, 1, 2 * columns + 1, 2);
+    case Lie::transposed:
+      return transposed(a);
+    case Lie::repeated_rows:
+      return rows ? contiguous(first_of(a, 0)).expand(a.shape) : contiguous(a);
+    case Lie::repeated_columns:
+      return columns ? contiguous(first_of(a, last)).expand(a.shape) : contiguous(a);
+    case Lie::contiguous:
+      break;
   }
   return contiguous(a);
 }
@@ -251,7 +268,8 @@ bool same_bits(const Tensor& a, const Tensor& b) {
   if (a.dtype() != b.dtype() || a.shape() != b.shape()) return false;
   if (a.dtype() == DType::boolean) return a.to_vector<int32_t>() == b.to_vector<int32_t>();
   return visit_dtype(a.dtype(), [&]<class T>(T) {
-    if constexpr (std::is_same_v<T, bool>) return true;
+    if constexpr (std::is_same_v<T, bool>)
+      return true;
     else {
       const std::vector<T> x = a.to_vector<T>(), y = b.to_vector<T>();
       return x.empty() || !std::memcmp(x.data(), y.data(), x.size() * sizeof(T));
@@ -261,8 +279,10 @@ bool same_bits(const Tensor& a, const Tensor& b) {
 
 void add_scalar(Scalars& scalars, double v, DType dtype) {
   visit_dtype(dtype, [&]<class T>(T) {
-    if constexpr (std::is_same_v<T, bool>) scalars.add<int32_t>(v != 0);
-    else scalars.add(static_cast<T>(v));
+    if constexpr (std::is_same_v<T, bool>)
+      scalars.add<int32_t>(v != 0);
+    else
+      scalars.add(static_cast<T>(v));
   });
 }
 

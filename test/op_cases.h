@@ -57,7 +57,8 @@ Tensor placed(const ref::Array& a, Lie lie);
 /// The elements of any tensor.
 ref::Array array_of(const Tensor& t);
 
-/// Runs a case through the one path of every op. Kernels that want contiguous inputs get copies, as from public functions.
+/// Runs a case through the one path of every op. Kernels that want contiguous inputs get copies, as from public
+/// functions.
 Tensor run(const OpCase& c, const Tensors& inputs);
 
 std::string to_string(const OpCase& c);

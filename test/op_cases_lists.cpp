@@ -23,7 +23,8 @@ Input indices(const Shape& shape, double below, DType d = DType::i64) { return {
 
 Cases reshape_cases(const Op& op, DType d) {
   Cases cases;
-  const std::pair<Shape, Shape> pairs[] = {{{3, 4}, {2, 6}}, {{}, {1, 1}}, {{0, 3}, {3, 0}}, {{2, 3, 4}, {24}}, {{6}, {3, 1, 2}}};
+  const std::pair<Shape, Shape> pairs[] = {
+      {{3, 4}, {2, 6}}, {{}, {1, 1}}, {{0, 3}, {3, 0}}, {{2, 3, 4}, {24}}, {{6}, {3, 1, 2}}};
   for (const auto& [from, to] : pairs)
     cases.push_back({.op = &op, .inputs = {values(from, d)}, .attrs = SpecAttrs{spec_of(d, to)}, .out = to});
   return cases;
@@ -37,7 +38,8 @@ Cases permute_cases(const Op& op, DType d) {
 
 Cases expand_cases(const Op& op, DType d) {
   Cases cases;
-  const std::pair<Shape, Shape> pairs[] = {{{3, 1}, {2, 3, 4}}, {{}, {2, 2}}, {{1, 5}, {4, 5}}, {{1}, {0}}, {{2, 1, 3}, {2, 6, 3}}};
+  const std::pair<Shape, Shape> pairs[] = {
+      {{3, 1}, {2, 3, 4}}, {{}, {2, 2}}, {{1, 5}, {4, 5}}, {{1}, {0}}, {{2, 1, 3}, {2, 6, 3}}};
   for (const auto& [from, to] : pairs)
     cases.push_back({.op = &op, .inputs = {values(from, d)}, .attrs = SpecAttrs{spec_of(d, to)}, .out = to});
   return cases;
@@ -45,7 +47,9 @@ Cases expand_cases(const Op& op, DType d) {
 
 Cases slice_cases(const Op& op, DType d) {
   Cases cases;
-  struct Part { int64_t axis, start, length, step; };
+  struct Part {
+    int64_t axis, start, length, step;
+  };
   for (const Part& p : {Part{1, 1, 2, 2}, Part{0, 2, 3, 1}, Part{0, 0, 0, 1}, Part{1, 0, 2, 3}}) {
     OpCase c{.op = &op, .inputs = {values({5, 6}, d)}, .attrs = SliceAttrs{p.length, p.step, p.axis}, .out = {5, 6}};
     c.scalars.add(p.start);
@@ -71,10 +75,13 @@ Cases as_strided_cases(const Op& op, DType d) {
 
 Cases matmul_cases(const Op& op, DType d) {
   Cases cases;
-  struct Sizes { Shape a, b, out; };
-  const Sizes list[] = {{{3, 4}, {4, 5}, {3, 5}},       {{2, 3, 4}, {2, 4, 2}, {2, 3, 2}}, {{1, 1}, {1, 1}, {1, 1}},
-                        {{33, 70}, {70, 45}, {33, 45}}, {{0, 3}, {3, 2}, {0, 2}},          {{2, 0}, {0, 3}, {2, 3}},
-                        {{1, 19}, {19, 1}, {1, 1}},     {{2, 2, 1, 5}, {2, 2, 5, 3}, {2, 2, 1, 3}}};
+  struct Sizes {
+    Shape a, b, out;
+  };
+  const Sizes list[] = {{{3, 4}, {4, 5}, {3, 5}},   {{2, 3, 4}, {2, 4, 2}, {2, 3, 2}},
+                        {{1, 1}, {1, 1}, {1, 1}},   {{33, 70}, {70, 45}, {33, 45}},
+                        {{0, 3}, {3, 2}, {0, 2}},   {{2, 0}, {0, 3}, {2, 3}},
+                        {{1, 19}, {19, 1}, {1, 1}}, {{2, 2, 1, 5}, {2, 2, 5, 3}, {2, 2, 1, 3}}};
   for (const Sizes& s : list) cases.push_back({.op = &op, .inputs = {values(s.a, d), values(s.b, d)}, .out = s.out});
   return cases;
 }
@@ -100,7 +107,10 @@ Cases layer_norm_cases(const Op& op, DType d) {
 
 constexpr auto nchw = static_cast<int32_t>(DataFormat::nchw), nhwc = static_cast<int32_t>(DataFormat::nhwc);
 
-struct Convolution { Shape x, w, y; ConvAttrs attrs; };
+struct Convolution {
+  Shape x, w, y;
+  ConvAttrs attrs;
+};
 std::vector<Convolution> convolutions() {
   return {{{2, 3, 6, 7}, {4, 3, 3, 2}, {2, 4, 3, 7}, {2, 1, 1, 0, 1, 1, 1, 1, nchw, 1, nullptr}},
           {{2, 6, 7, 3}, {4, 3, 3, 2}, {2, 3, 7, 4}, {2, 1, 1, 0, 1, 1, 1, 1, nhwc, 1, nullptr}},
@@ -128,7 +138,10 @@ Cases conv_cases(const Op& op, DType d) {
   return cases;
 }
 
-struct Pooling { Shape x, y; PoolAttrs attrs; };
+struct Pooling {
+  Shape x, y;
+  PoolAttrs attrs;
+};
 std::vector<Pooling> poolings() {
   return {{{2, 3, 6, 8}, {2, 3, 3, 4}, {2, 2, 2, 2, 0, 0, 0, 0, nchw, 0, nullptr}},
           {{2, 6, 8, 3}, {2, 3, 4, 3}, {2, 2, 2, 2, 0, 0, 0, 0, nhwc, 0, nullptr}},
@@ -180,27 +193,42 @@ Cases index_select_cases(const Op& op, DType d) {
 
 Cases index_add_cases(const Op& op, DType d) {
   const Shape a{4, 5}, b{3, 4, 5};
-  return {{.op = &op, .inputs = {values({3, 5}, d), indices({3}, 4)}, .attrs = ScatterAttrs{spec_of(d, a), 0}, .out = a},
-          {.op = &op, .inputs = {values({4, 2, 3}, d), indices({2, 3}, 5, DType::i32)}, .attrs = ScatterAttrs{spec_of(d, a), 1}, .out = a},
-          {.op = &op, .inputs = {values({3, 6, 5}, d), indices({6}, 4)}, .attrs = ScatterAttrs{spec_of(d, b), 1}, .out = b},
-          {.op = &op, .inputs = {values({0, 5}, d), indices({0}, 4)}, .attrs = ScatterAttrs{spec_of(d, a), 0}, .out = a}};
+  return {
+      {.op = &op, .inputs = {values({3, 5}, d), indices({3}, 4)}, .attrs = ScatterAttrs{spec_of(d, a), 0}, .out = a},
+      {.op = &op,
+       .inputs = {values({4, 2, 3}, d), indices({2, 3}, 5, DType::i32)},
+       .attrs = ScatterAttrs{spec_of(d, a), 1},
+       .out = a},
+      {.op = &op, .inputs = {values({3, 6, 5}, d), indices({6}, 4)}, .attrs = ScatterAttrs{spec_of(d, b), 1}, .out = b},
+      {.op = &op, .inputs = {values({0, 5}, d), indices({0}, 4)}, .attrs = ScatterAttrs{spec_of(d, a), 0}, .out = a}};
 }
 
 Cases gather_cases(const Op& op, DType d) {
-  return {{.op = &op, .inputs = {values({4, 5}, d), indices({4, 3}, 5)}, .attrs = AxisAttrs{1}, .out = {4, 3}},
-          {.op = &op, .inputs = {values({4, 5}, d), indices({6, 5}, 4, DType::i32)}, .attrs = AxisAttrs{0}, .out = {6, 5}},
-          {.op = &op, .inputs = {values({2, 3, 4}, d), indices({2, 7, 4}, 3)}, .attrs = AxisAttrs{1}, .out = {2, 7, 4}}};
+  return {
+      {.op = &op, .inputs = {values({4, 5}, d), indices({4, 3}, 5)}, .attrs = AxisAttrs{1}, .out = {4, 3}},
+      {.op = &op, .inputs = {values({4, 5}, d), indices({6, 5}, 4, DType::i32)}, .attrs = AxisAttrs{0}, .out = {6, 5}},
+      {.op = &op, .inputs = {values({2, 3, 4}, d), indices({2, 7, 4}, 3)}, .attrs = AxisAttrs{1}, .out = {2, 7, 4}}};
 }
 
 Cases scatter_add_cases(const Op& op, DType d) {
   const Shape a{4, 5}, b{2, 3, 4};
-  return {{.op = &op, .inputs = {values({4, 3}, d), indices({4, 3}, 5)}, .attrs = ScatterAttrs{spec_of(d, a), 1}, .out = a},
-          {.op = &op, .inputs = {values({6, 5}, d), indices({6, 5}, 4, DType::i32)}, .attrs = ScatterAttrs{spec_of(d, a), 0}, .out = a},
-          {.op = &op, .inputs = {values({2, 7, 4}, d), indices({2, 7, 4}, 3)}, .attrs = ScatterAttrs{spec_of(d, b), 1}, .out = b}};
+  return {
+      {.op = &op, .inputs = {values({4, 3}, d), indices({4, 3}, 5)}, .attrs = ScatterAttrs{spec_of(d, a), 1}, .out = a},
+      {.op = &op,
+       .inputs = {values({6, 5}, d), indices({6, 5}, 4, DType::i32)},
+       .attrs = ScatterAttrs{spec_of(d, a), 0},
+       .out = a},
+      {.op = &op,
+       .inputs = {values({2, 7, 4}, d), indices({2, 7, 4}, 3)},
+       .attrs = ScatterAttrs{spec_of(d, b), 1},
+       .out = b}};
 }
 
 Cases concat_cases(const Op& op, DType d) {
-  return {{.op = &op, .inputs = {values({2, 3}, d), values({2, 1}, d), values({2, 0}, d)}, .attrs = AxisAttrs{1}, .out = {2, 4}},
+  return {{.op = &op,
+           .inputs = {values({2, 3}, d), values({2, 1}, d), values({2, 0}, d)},
+           .attrs = AxisAttrs{1},
+           .out = {2, 4}},
           {.op = &op, .inputs = {values({2, 3}, d), values({5, 3}, d)}, .attrs = AxisAttrs{0}, .out = {7, 3}},
           {.op = &op, .inputs = {values({3}, d)}, .attrs = AxisAttrs{0}, .out = {3}},
           {.op = &op, .inputs = std::vector<Input>(11, values({2, 2}, d)), .attrs = AxisAttrs{1}, .out = {2, 22}}};

@@ -1,5 +1,5 @@
-// Every op of the table, eagerly and inside a capture (recorded, planned, replayed) and under verify: the same bits, alone and
-// between pointwise ops that fuse with it, for every layout of its inputs.
+// Every op of the table, eagerly and inside a capture (recorded, planned, replayed) and under verify: the same bits,
+// alone and between pointwise ops that fuse with it, for every layout of its inputs.
 #include "reprise/core/ops.h"
 #include "reprise/core/random.h"
 #include "reprise/graph/capture.h"
@@ -82,8 +82,8 @@ TEST_CASE("every op passes verify", "[ops]") {
 
 TEST_CASE("random ops give the same numbers captured as eager", "[ops]") {
   const auto program = [] {
-    return Tensors{uniform({3, 5}), normal({7}, 1, 2, DType::f64) * 2, randint({9}, -3, 4), bernoulli({11}, 0.5),
-                   dropout(ones({4, 4}), 0.5), sum(normal({50, 3}), {0})};
+    return Tensors{uniform({3, 5}),      normal({7}, 1, 2, DType::f64) * 2, randint({9}, -3, 4),
+                   bernoulli({11}, 0.5), dropout(ones({4, 4}), 0.5),        sum(normal({50, 3}), {0})};
   };
   for (Mode mode : {Mode::graph, Mode::verify}) {
     auto f = capture(program);

@@ -103,7 +103,9 @@ TEST_CASE("gradients through views of every layout", "[ops]") {
       [](const Tensors& v) { return square(v[0].select(0, 1).expand({3, 6})) * v[0].slice(0, 1, 4); },
       [](const Tensors& v) { return matmul(v[0], v[0].transpose()); },
       [](const Tensors& v) { return sum(v[0].permute({1, 0}), {0}) * max(v[0], {1}); },
-      [](const Tensors& v) { return concat({v[0].slice(0, 0, 2), v[0].unsqueeze(0).squeeze(0).flatten().reshape({4, 6})}); },
+      [](const Tensors& v) {
+        return concat({v[0].slice(0, 0, 2), v[0].unsqueeze(0).squeeze(0).flatten().reshape({4, 6})});
+      },
       [](const Tensors& v) { return as_strided(v[0].contiguous(), intern({DType::f64, {3, 3}, {}}, {7, 2}), 4); },
   };
   for (const RealFunction& f : functions) {
@@ -114,7 +116,9 @@ TEST_CASE("gradients through views of every layout", "[ops]") {
 
 TEST_CASE("gradients of the public compositions", "[ops]") {
   Draw draw(8);
-  const auto real = [&](const Shape& s, double low = -2, double high = 2) { return contiguous(draw.array({s, DType::f64, low, high})); };
+  const auto real = [&](const Shape& s, double low = -2, double high = 2) {
+    return contiguous(draw.array({s, DType::f64, low, high}));
+  };
   const auto check = [](const RealFunction& f, const Tensors& inputs) {
     CHECK(gradient_error(f, inputs) == "");
     CHECK(second_gradient_error(f, inputs) == "");
@@ -138,7 +142,8 @@ TEST_CASE("gradients of the public compositions", "[ops]") {
   check([](const Tensors& v) { return where(v[0] > 0, v[0] * v[1], 0); }, {real({5}), real({1})});
   check([](const Tensors& v) { return clamp(v[0], -1, 1) * leaky_relu(v[0], 0.1) * elu(v[0], 0.7); }, {real({9})});
   const Conv2dOptions same{.stride_h = 2, .padding = Padding::same};
-  check([&](const Tensors& v) { return conv2d(v[0], v[1], v[2], same); }, {real({1, 2, 4, 3}), real({2, 2, 3, 3}), real({2})});
+  check([&](const Tensors& v) { return conv2d(v[0], v[1], v[2], same); },
+        {real({1, 2, 4, 3}), real({2, 2, 3, 3}), real({2})});
   const Pool2dOptions pool{.window_h = 3, .stride_h = 2, .padding = Padding::same};
   check([&](const Tensors& v) { return max_pool2d(v[0], pool) + avg_pool2d(v[0], pool); }, {real({1, 2, 5, 4})});
 }

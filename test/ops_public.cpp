@@ -30,18 +30,53 @@ struct Public {
 #define RP_BINARY(f, result) {#f, 2, Result::result, [](const auto& v) { return f(v[0], v[1]); }}
 const std::vector<Public>& publics() {
   static const std::vector<Public> list{
-      RP_BINARY(add, same), RP_BINARY(sub, same), RP_BINARY(mul, same), RP_BINARY(div, floating),
-      RP_BINARY(floor_div, same), RP_BINARY(remainder, same), RP_BINARY(pow, floating), RP_BINARY(maximum, same),
-      RP_BINARY(minimum, same), RP_UNARY(neg, same), RP_UNARY(abs, same), RP_UNARY(sign, same), RP_UNARY(square, same),
-      RP_UNARY(reciprocal, floating), RP_BINARY(equal, boolean), RP_BINARY(not_equal, boolean), RP_BINARY(less, boolean),
-      RP_BINARY(less_equal, boolean), RP_BINARY(greater, boolean), RP_BINARY(greater_equal, boolean),
-      RP_BINARY(logical_and, boolean), RP_BINARY(logical_or, boolean), RP_UNARY(logical_not, boolean),
-      RP_UNARY(isnan, boolean), RP_UNARY(exp, floating), RP_UNARY(expm1, floating), RP_UNARY(log, floating),
-      RP_UNARY(log1p, floating), RP_UNARY(sqrt, floating), RP_UNARY(rsqrt, floating), RP_UNARY(sin, floating),
-      RP_UNARY(cos, floating), RP_UNARY(tan, floating), RP_UNARY(asin, floating), RP_UNARY(acos, floating),
-      RP_UNARY(atan, floating), RP_UNARY(tanh, floating), RP_UNARY(sigmoid, floating), RP_UNARY(erf, floating),
-      RP_UNARY(floor, floating), RP_UNARY(ceil, floating), RP_UNARY(round, floating), RP_UNARY(trunc, floating),
-      RP_UNARY(relu, same), RP_UNARY(silu, floating), RP_UNARY(softplus, floating), RP_UNARY(gelu, floating),
+      RP_BINARY(add, same),
+      RP_BINARY(sub, same),
+      RP_BINARY(mul, same),
+      RP_BINARY(div, floating),
+      RP_BINARY(floor_div, same),
+      RP_BINARY(remainder, same),
+      RP_BINARY(pow, floating),
+      RP_BINARY(maximum, same),
+      RP_BINARY(minimum, same),
+      RP_UNARY(neg, same),
+      RP_UNARY(abs, same),
+      RP_UNARY(sign, same),
+      RP_UNARY(square, same),
+      RP_UNARY(reciprocal, floating),
+      RP_BINARY(equal, boolean),
+      RP_BINARY(not_equal, boolean),
+      RP_BINARY(less, boolean),
+      RP_BINARY(less_equal, boolean),
+      RP_BINARY(greater, boolean),
+      RP_BINARY(greater_equal, boolean),
+      RP_BINARY(logical_and, boolean),
+      RP_BINARY(logical_or, boolean),
+      RP_UNARY(logical_not, boolean),
+      RP_UNARY(isnan, boolean),
+      RP_UNARY(exp, floating),
+      RP_UNARY(expm1, floating),
+      RP_UNARY(log, floating),
+      RP_UNARY(log1p, floating),
+      RP_UNARY(sqrt, floating),
+      RP_UNARY(rsqrt, floating),
+      RP_UNARY(sin, floating),
+      RP_UNARY(cos, floating),
+      RP_UNARY(tan, floating),
+      RP_UNARY(asin, floating),
+      RP_UNARY(acos, floating),
+      RP_UNARY(atan, floating),
+      RP_UNARY(tanh, floating),
+      RP_UNARY(sigmoid, floating),
+      RP_UNARY(erf, floating),
+      RP_UNARY(floor, floating),
+      RP_UNARY(ceil, floating),
+      RP_UNARY(round, floating),
+      RP_UNARY(trunc, floating),
+      RP_UNARY(relu, same),
+      RP_UNARY(silu, floating),
+      RP_UNARY(softplus, floating),
+      RP_UNARY(gelu, floating),
       RP_UNARY(gelu_tanh, floating),
       {"leaky_relu", 1, Result::floating, [](const auto& v) { return leaky_relu(*v[0].tensor, 0.25); }},
       {"elu", 1, Result::floating, [](const auto& v) { return elu(*v[0].tensor, 0.5); }},
@@ -101,8 +136,9 @@ bool close(const Tensor& y, const std::vector<Real>& want, double ulps) {
   const Real eps = !is_floating(y.dtype()) ? 0 : y.dtype() == DType::f32 ? 0x1p-23L : 0x1p-52L;
   bool same = got.values.size() == want.size();
   for (size_t i = 0; same && i < want.size(); ++i)
-    same = std::isnan(want[i]) ? std::isnan(got.values[i])
-           : got.values[i] == want[i] || std::fabs(got.values[i] - want[i]) <= ulps * eps * std::fabs(want[i]);
+    same = std::isnan(want[i])
+               ? std::isnan(got.values[i])
+               : got.values[i] == want[i] || std::fabs(got.values[i] - want[i]) <= ulps * eps * std::fabs(want[i]);
   return same;
 }
 
@@ -154,10 +190,20 @@ TEST_CASE("public functions take every pair of dtypes", "[ops]") {
 }
 
 TEST_CASE("operands broadcast as in NumPy", "[ops]") {
-  struct Shapes { Shape a, b, out; };
-  const Shapes list[] = {{{3, 1}, {4}, {3, 4}},   {{}, {2, 3}, {2, 3}},        {{2, 3}, {}, {2, 3}},       {{1}, {5}, {5}},
-                         {{2, 1, 4}, {3, 1}, {2, 3, 4}}, {{1, 1}, {1}, {1, 1}}, {{0}, {1}, {0}},            {{2, 0}, {1, 1}, {2, 0}},
-                         {{1, 3}, {0, 1}, {0, 3}}, {{}, {}, {}},                {{1, 2, 1, 2, 1, 2, 1, 2}, {2, 1}, {1, 2, 1, 2, 1, 2, 2, 2}}};
+  struct Shapes {
+    Shape a, b, out;
+  };
+  const Shapes list[] = {{{3, 1}, {4}, {3, 4}},
+                         {{}, {2, 3}, {2, 3}},
+                         {{2, 3}, {}, {2, 3}},
+                         {{1}, {5}, {5}},
+                         {{2, 1, 4}, {3, 1}, {2, 3, 4}},
+                         {{1, 1}, {1}, {1, 1}},
+                         {{0}, {1}, {0}},
+                         {{2, 0}, {1, 1}, {2, 0}},
+                         {{1, 3}, {0, 1}, {0, 3}},
+                         {{}, {}, {}},
+                         {{1, 2, 1, 2, 1, 2, 1, 2}, {2, 1}, {1, 2, 1, 2, 1, 2, 2, 2}}};
   Draw draw(12);
   for (const Public& f : publics()) {
     const Op& op = *find_op(f.name);
@@ -165,14 +211,15 @@ TEST_CASE("operands broadcast as in NumPy", "[ops]") {
     for (const Shapes& s : list)
       for (DType d : dtypes) {
         INFO(f.name << " " << rp::to_string(s.a) << " " << rp::to_string(s.b) << " " << rp::name_of(d));
-        check(f, {contiguous(draw.array(domain(op, s.a, d))), contiguous(draw.array(domain(op, s.b, d)))}, common(f, {d}), s.out);
+        check(f, {contiguous(draw.array(domain(op, s.a, d))), contiguous(draw.array(domain(op, s.b, d)))},
+              common(f, {d}), s.out);
       }
   }
 }
 
 TEST_CASE("numbers adapt to the tensors they meet", "[ops]") {
-  const Tensor b = tensor({true, false}), i = tensor({1, 2}), l = tensor({int64_t{1}, int64_t{2}}), f = tensor({1.f, 2.f}),
-               d = tensor({1., 2.});
+  const Tensor b = tensor({true, false}), i = tensor({1, 2}), l = tensor({int64_t{1}, int64_t{2}}),
+               f = tensor({1.f, 2.f}), d = tensor({1., 2.});
   const auto type = [](const Tensor& t) { return t.dtype(); };
   CHECK(type(b + 1) == DType::i64);
   CHECK(type(b + 1.5) == DType::f32);

@@ -31,8 +31,16 @@ Real rounded(Real v, DType d) { return d == DType::f32 ? static_cast<float>(v) :
 
 // Where several products or terms are added, the error is relative to the sum of their magnitudes.
 bool adds_up(const Op& op) {
-  static const std::set<std::string_view> names{"sum", "matmul", "conv2d", "conv2d_backward_data", "conv2d_backward_weights",
-      "avg_pool2d", "avg_pool2d_backward", "max_pool2d_backward", "index_add", "scatter_add"};
+  static const std::set<std::string_view> names{"sum",
+                                                "matmul",
+                                                "conv2d",
+                                                "conv2d_backward_data",
+                                                "conv2d_backward_weights",
+                                                "avg_pool2d",
+                                                "avg_pool2d_backward",
+                                                "max_pool2d_backward",
+                                                "index_add",
+                                                "scatter_add"};
   return names.count(op.name);
 }
 
@@ -50,9 +58,12 @@ std::vector<Real> tolerances(const OpCase& c, const std::vector<ref::Array>& inp
   if (!is_floating(d)) return allowed;
   if (adds_up(*c.op)) {
     allowed = magnitudes(c, inputs, out);
-    for (Real& a : allowed) a *= 24 * epsilon(d);
+    const Real terms = static_cast<Real>(inputs[0].values.size()) / std::max<Real>(1, want.size());
+    for (Real& a : allowed) a *= (24 + terms / 32) * epsilon(d);
   } else if (c.op->kind == Kind::composite) {
-    for (size_t i = 0; i < want.size(); ++i) allowed[i] = 48 * epsilon(d) * std::max(Real{1}, std::fabs(want[i]));
+    // A row of equal elements has no variance: layer_norm multiplies their rounding by 1 / sqrt(eps).
+    const Real factor = c.op->name == "layer_norm" ? 48 * 400 : 48;
+    for (size_t i = 0; i < want.size(); ++i) allowed[i] = factor * epsilon(d) * std::max(Real{1}, std::fabs(want[i]));
   } else if (c.op->kind == Kind::pointwise) {
     const Real ulps = ref::rounds_once(c.op->name) ? 0.501L : c.op->samples.ulp;
     for (size_t i = 0; i < want.size(); ++i) allowed[i] = ulps * ulp(want[i], d);
@@ -67,17 +78,21 @@ int differing(const Tensor& y, const std::vector<Real>& want, const std::vector<
   const ref::Array got = array_of(y);
   int bad = 0;
   for (size_t i = 0; i < want.size(); ++i) {
-    const Real w = is_floating(y.dtype()) && !std::isfinite(rounded(want[i], y.dtype())) ? rounded(want[i], y.dtype()) : want[i];
-    const bool equal = std::isnan(w) ? std::isnan(got.values[i]) : got.values[i] == w || std::fabs(got.values[i] - w) <= allowed[i];
+    const Real w =
+        is_floating(y.dtype()) && !std::isfinite(rounded(want[i], y.dtype())) ? rounded(want[i], y.dtype()) : want[i];
+    const bool equal =
+        std::isnan(w) ? std::isnan(got.values[i]) : got.values[i] == w || std::fabs(got.values[i] - w) <= allowed[i];
     if (!equal && !bad++)
-      report = "element " + std::to_string(i) + ": " + std::to_string(static_cast<double>(got.values[i])) + " instead of " +
-               std::to_string(static_cast<double>(w)) + ", off by " + std::to_string(static_cast<double>((got.values[i] - w) / ulp(w, y.dtype()))) + " ulp";
+      report = "element " + std::to_string(i) + ": " + std::to_string(static_cast<double>(got.values[i])) +
+               " instead of " + std::to_string(static_cast<double>(w)) + ", off by " +
+               std::to_string(static_cast<double>((got.values[i] - w) / ulp(w, y.dtype()))) + " ulp";
   }
   return bad;
 }
 
 DType result_dtype(const OpCase& c, DType d) {
-  static const std::set<std::string_view> comparisons{"equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "isnan"};
+  static const std::set<std::string_view> comparisons{"equal",   "not_equal",     "less", "less_equal",
+                                                      "greater", "greater_equal", "isnan"};
   if (comparisons.count(c.op->name)) return DType::boolean;
   if (c.op->name.starts_with("arg")) return DType::i64;
   return c.op->name == "cast" ? static_cast<DType>(c.attrs.as<CastAttrs>().dtype) : d;
@@ -142,11 +157,13 @@ TEST_CASE("values of every op, for every dtype and layout of its inputs", "[ops]
 }
 
 TEST_CASE("special numbers in every pointwise op", "[ops]") {
-  const double specials[] = {0., -0., 1., -1., 0.5, -2.5, 3., HUGE_VAL, -HUGE_VAL, NAN, 1e-40, -1e-310, 3e38, -1e300, 88.8, 710.};
+  const double specials[] = {0.,        -0., 1.,    -1.,     0.5,  -2.5,   3.,   HUGE_VAL,
+                             -HUGE_VAL, NAN, 1e-40, -1e-310, 3e38, -1e300, 88.8, 710.};
   for (DType d : {DType::f32, DType::f64})
     for (const Op* op : op_table()) {
       // A remainder by or of infinity follows from a - floor(a / b) * b, as the quotient does.
-      if (op->kind != Kind::pointwise || op->name == "remainder" || op->name == "floor_div" || op->name == "cast") continue;
+      if (op->kind != Kind::pointwise || op->name == "remainder" || op->name == "floor_div" || op->name == "cast")
+        continue;
       const auto cases = cases_of(*op, d);
       if (cases.empty() || cases[0].inputs.empty()) continue;
       OpCase c = cases[0];

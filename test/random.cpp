@@ -20,7 +20,9 @@ using test::same_bits;
 
 constexpr int64_t count = 200000;
 
-struct Moments { double mean = 0, variance = 0, skew = 0, kurtosis = 0; };
+struct Moments {
+  double mean = 0, variance = 0, skew = 0, kurtosis = 0;
+};
 Moments moments(const std::vector<double>& v) {
   Moments m;
   const auto n = static_cast<double>(v.size());
@@ -101,7 +103,8 @@ TEST_CASE("random integers and bits", "[random]") {
   const auto wide = randint({1000}, -2147483648LL, 2147483648LL, DType::i32).to_vector<int64_t>();
   CHECK(*std::min_element(wide.begin(), wide.end()) < -2000000000);
   CHECK(*std::max_element(wide.begin(), wide.end()) > 2000000000);
-  for (double p : {0.0, 0.25, 1.0}) CHECK(mean(bernoulli({count}, p)).item<double>() == Approx(p).margin(p == 0.25 ? 0.005 : 0));
+  for (double p : {0.0, 0.25, 1.0})
+    CHECK(mean(bernoulli({count}, p)).item<double>() == Approx(p).margin(p == 0.25 ? 0.005 : 0));
 }
 
 TEST_CASE("dropout keeps the mean", "[random]") {
@@ -167,7 +170,10 @@ TEST_CASE("element i depends on seed, position and i alone", "[random]") {
 }
 
 TEST_CASE("random numbers are the same among fused ops and into strided targets", "[random]") {
-  const auto draw = [] { manual_seed(5); return normal({40, 50}); };
+  const auto draw = [] {
+    manual_seed(5);
+    return normal({40, 50});
+  };
   const Tensor plain = draw();
   const Tensor target = zeros({50, 40});
   target.transpose().copy_(draw());

@@ -1,4 +1,5 @@
-// Tensors: creation, host access, views of every kind and writes through them, casts, promotion, broadcasting, printing.
+// Tensors: creation, host access, views of every kind and writes through them, casts, promotion, broadcasting,
+// printing.
 #include "reprise/core/tensor.h"
 
 #include <cmath>
@@ -33,7 +34,8 @@ TEST_CASE("handles", "[tensor]") {
   CHECK(!none.shares_storage(none));
   Tensor moved = std::move(const_cast<Tensor&>(other));
   CHECK(moved.numel() == 2);
-  moved = moved;
+  const Tensor& same_handle = moved;
+  moved = same_handle;
   CHECK(moved.numel() == 2);
 }
 
@@ -181,9 +183,12 @@ TEST_CASE("casts between all dtypes", "[tensor]") {
   const Tensor x = tensor(std::span<const double>(source), {13});
   const int32_t low = std::numeric_limits<int32_t>::min();
   const int64_t low64 = std::numeric_limits<int64_t>::min();
-  CHECK(x.to(DType::i32).to_vector<int32_t>() == std::vector<int32_t>{0, 1, -1, 2, -2, 300, low, low, low, low, low, low, low});
-  CHECK(ints(x.to(DType::i64)) == Ints{0, 1, -1, 2, -2, 300, 3000000000, -3000000000, low64, low64, low64, low64, low64});
-  CHECK(x.to(DType::boolean).to_vector<bool>() == std::vector<bool>{false, true, true, true, true, true, true, true, true, true, true, true, true});
+  CHECK(x.to(DType::i32).to_vector<int32_t>() ==
+        std::vector<int32_t>{0, 1, -1, 2, -2, 300, low, low, low, low, low, low, low});
+  CHECK(ints(x.to(DType::i64)) ==
+        Ints{0, 1, -1, 2, -2, 300, 3000000000, -3000000000, low64, low64, low64, low64, low64});
+  CHECK(x.to(DType::boolean).to_vector<bool>() ==
+        std::vector<bool>{false, true, true, true, true, true, true, true, true, true, true, true, true});
   CHECK(x.to(DType::f32).to_vector<float>()[8] == 1e19f);
   CHECK(x.to(DType::f64).is(x));
   for (DType a : dtypes)
@@ -195,7 +200,8 @@ TEST_CASE("casts between all dtypes", "[tensor]") {
   CHECK(tensor({std::numeric_limits<int64_t>::max()}).to(DType::f32).item<float>() == 0x1p63f);
   CHECK(tensor({(int64_t{1} << 53) + 1}).to(DType::f64).item<double>() == 0x1p53);
   CHECK(tensor({int64_t{1} << 40}).to(DType::i32).item<int32_t>() == 0);
-  CHECK(tensor({1e300, -1e300, 1e-300}).to(DType::f32).to_vector<float>() == std::vector<float>{INFINITY, -INFINITY, 0});
+  CHECK(tensor({1e300, -1e300, 1e-300}).to(DType::f32).to_vector<float>() ==
+        std::vector<float>{INFINITY, -INFINITY, 0});
 }
 
 TEST_CASE("promotion is the greater dtype", "[tensor]") {
@@ -278,8 +284,10 @@ TEST_CASE("printing shortens and wraps as NumPy does", "[tensor]") {
   CHECK(to_string(arange(2000)) == "[   0    1    2 ... 1997 1998 1999]");
   CHECK(to_string(arange(1001, 0, 1, DType::f32)) == "[   0.    1.    2. ...  998.  999. 1000.]");
   CHECK(to_string(count({40, 40})) ==
-        "[[   0    1    2 ...   37   38   39]\n [  40   41   42 ...   77   78   79]\n [  80   81   82 ...  117  118  119]\n ...\n"
-        " [1480 1481 1482 ... 1517 1518 1519]\n [1520 1521 1522 ... 1557 1558 1559]\n [1560 1561 1562 ... 1597 1598 1599]]");
+        "[[   0    1    2 ...   37   38   39]\n [  40   41   42 ...   77   78   79]\n [  80   81   82 ...  117  118  "
+        "119]\n ...\n"
+        " [1480 1481 1482 ... 1517 1518 1519]\n [1520 1521 1522 ... 1557 1558 1559]\n [1560 1561 1562 ... 1597 1598 "
+        "1599]]");
   CHECK(to_string(arange(24, 0, 1, DType::f64) / 3) ==
         "[0.         0.33333333 0.66666667 1.         1.33333333 1.66666667\n"
         " 2.         2.33333333 2.66666667 3.         3.33333333 3.66666667\n"

@@ -88,12 +88,16 @@ void fill_identity(std::byte* lanes, int64_t count, Combine combine, Type type) 
   visit_type(type, [&]<class T>(T) { std::fill_n(reinterpret_cast<T*>(lanes), count, identity<T>(combine)); });
 }
 
-void combine_lanes(std::byte* lanes, int64_t stride, int64_t count, Combine combine, Type type) {
-  for (int64_t apart = rp::lanes / 2; apart; apart /= 2)
-    for (int64_t lane = 0; lane < apart; ++lane) {
-      const auto step = static_cast<int64_t>(size_of(type)) * stride;
-      combine_into(lanes + lane * step, lanes + (lane + apart) * step, count, combine, type);
-    }
+void combine_lanes(std::byte* lanes, int64_t count, Combine combine, Type type) {
+  visit_type(type, [&]<class T>(T) {
+    T* x = reinterpret_cast<T*>(lanes);
+    const auto halve = [&](auto op) {
+      for (int64_t n = rp::lanes / 2 * count; n >= count && n; n /= 2)
+        for (int64_t i = 0; i < n; ++i) x[i] = op(x[i], x[i + n]);
+    };
+    if (combine == Combine::sum) halve([](T a, T b) { return combined(Combine::sum, a, b); });
+    else halve([combine](T a, T b) { return combined(combine, a, b); });
+  });
 }
 
 void combine_into(std::byte* a, const std::byte* b, int64_t count, Combine combine, Type type) {

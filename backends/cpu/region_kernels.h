@@ -46,9 +46,9 @@ int64_t parallel_grain(int64_t cost);
 
 /// The value that changes nothing.
 void fill_identity(std::byte* lanes, int64_t count, Combine combine, Type type);
-/// Combines 16 values into the first: lane i with lane i + 8, then 4, 2, 1. `stride` values lie between lanes; `count`
-/// such groups lie side by side.
-void combine_lanes(std::byte* lanes, int64_t stride, int64_t count, Combine combine, Type type);
+/// Combines the 16 lanes of `count` results into the first lane: lane i with lane i + 8, then 4, 2, 1. Lane l of result i stands
+/// at l * count + i.
+void combine_lanes(std::byte* lanes, int64_t count, Combine combine, Type type);
 /// a[i] = combine(a[i], b[i]).
 void combine_into(std::byte* a, const std::byte* b, int64_t count, Combine combine, Type type);
 size_t size_of(Type type);

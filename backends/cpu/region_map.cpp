@@ -12,7 +12,7 @@ class MapKernel final : public RegionKernel {
   MapKernel(Backend& backend, const Region& region) : stage_(compile_stage(backend, region.stages[0])) {
     const size_t per_member = region.operands.size();
     for (const Nest& nest : region.members) {
-      Member m{nest, {}, per_member * members_.size()};
+      Member m{nest, {}, nest.outer_count(), per_member * members_.size()};
       for (const StageSlot& slot : stage_.stage.slots) {
         const auto k = static_cast<size_t>(slot.index);
         m.cursors.push_back(RowCursor(nest, nest.operands[k], rp::size_of(region.operands[k].layout->dtype())));
@@ -23,15 +23,14 @@ class MapKernel final : public RegionKernel {
   }
 
   void run(const RegionCall& call) const override {
-    const int64_t grain = parallel_grain(stage_.cost);
     if (members_.size() > 1) {  // small updates: whole members are dealt out
-      const int64_t each = members_[0].nest.outer_count() * members_[0].nest.rows * members_[0].nest.columns;
-      parallel_for(static_cast<int64_t>(members_.size()), std::max<int64_t>(1, grain / (each + 1)), [&](int64_t b, int64_t e) {
-        for (int64_t i = b; i < e; ++i) run_member(members_[static_cast<size_t>(i)], call, grain);
+      const int64_t each = members_[0].outer * members_[0].nest.rows * members_[0].nest.columns;
+      parallel_for(static_cast<int64_t>(members_.size()), std::max<int64_t>(1, grain_ / (each + 1)), [&](int64_t b, int64_t e) {
+        for (int64_t i = b; i < e; ++i) run_member(members_[static_cast<size_t>(i)], call, grain_);
       });
       return;
     }
-    run_member(members_[0], call, grain);
+    run_member(members_[0], call, grain_);
   }
 
   std::string form() const override { return stage_.compiled->form; }
@@ -40,13 +39,17 @@ class MapKernel final : public RegionKernel {
   struct Member {
     Nest nest;
     std::vector<RowCursor> cursors;  // per program operand
+    int64_t outer;                   // iterations of the outer loops
     size_t first;                    // of its operands in the call
     std::vector<size_t> operands{};  // per program operand: which of the call
   };
 
   void run_member(const Member& m, const RegionCall& call, int64_t grain) const {
-    const int64_t rows = m.nest.outer_count() * m.nest.rows;
-    if (!rows || !m.nest.columns) return;
+    const int64_t rows = m.outer * m.nest.rows;
+    if (rows * m.nest.columns <= grain) {
+      if (rows && m.nest.columns) run_part(m, call, 0, rows, 0, m.nest.columns);
+      return;
+    }
     if (rows == 1) {
       // Whole cache lines for each thread.
       parallel_for((m.nest.columns + 63) / 64, std::max<int64_t>(1, grain / 64), [&](int64_t b, int64_t e) {
@@ -65,7 +68,7 @@ class MapKernel final : public RegionKernel {
     args.columns = last_column - column;
     args.index_row = static_cast<uint32_t>(m.nest.columns);
     while (row < last_row) {
-      const int64_t outer = row / m.nest.rows, first = row % m.nest.rows;
+      const int64_t outer = m.outer == 1 ? 0 : row / m.nest.rows, first = row - outer * m.nest.rows;
       args.rows = std::min(m.nest.rows - first, last_row - row);
       args.index = static_cast<uint32_t>(row * m.nest.columns + column);
       for (size_t k = 0; k < m.cursors.size(); ++k) {
@@ -79,6 +82,7 @@ class MapKernel final : public RegionKernel {
   }
 
   CompiledStage stage_;
+  int64_t grain_ = parallel_grain(stage_.cost);
   std::vector<Member> members_;
 };
 

@@ -135,7 +135,7 @@ class RowsKernel final : public ReduceKernel {
     std::byte* out = scratch.row_temps[static_cast<size_t>(r.row_temp)];
     for (int64_t i = 0; i < count; ++i) {
       std::byte* row = scratch.accumulators[k] + static_cast<size_t>(i * lanes) * size;
-      combine_lanes(row, 1, 1, r.combine, r.type);
+      combine_lanes(row, 1, r.combine, r.type);
       std::memcpy(out + static_cast<size_t>(i) * size, row, size);
     }
   }
@@ -211,7 +211,7 @@ class ColumnsKernel final : public ReduceKernel {
       run_full(s, call, scratch, outer, row, std::min(block, nest_.rows - row), column, width);
       for (size_t k = 0; k < reductions.size(); ++k) {
         const Reduction& r = reductions[k];
-        combine_lanes(scratch.accumulators[k], width, width, r.combine, r.type);
+        combine_lanes(scratch.accumulators[k], width, r.combine, r.type);
         if (!one_block) trees[k].push(scratch.accumulators[k]);
         else std::memcpy(scratch.row_temps[static_cast<size_t>(r.row_temp)], scratch.accumulators[k],
                          static_cast<size_t>(width) * rp::size_of(r.type));

@@ -103,12 +103,16 @@ Reals reduce(const LoopCall& c, Real start, F combine) {
   return y;
 }
 
-Reals sum(const LoopCall& c) { return reduce(c, 0, [](Real a, Real b) { return a + b; }); }
+Reals sum(const LoopCall& c) {
+  return reduce(c, 0, [](Real a, Real b) { return a + b; });
+}
 Reals max(const LoopCall& c) {
-  return reduce(c, -INFINITY, [](Real a, Real b) { return std::isnan(a) || std::isnan(b) ? Real(NAN) : std::fmax(a, b); });
+  return reduce(c, -INFINITY,
+                [](Real a, Real b) { return std::isnan(a) || std::isnan(b) ? Real(NAN) : std::fmax(a, b); });
 }
 Reals min(const LoopCall& c) {
-  return reduce(c, INFINITY, [](Real a, Real b) { return std::isnan(a) || std::isnan(b) ? Real(NAN) : std::fmin(a, b); });
+  return reduce(c, INFINITY,
+                [](Real a, Real b) { return std::isnan(a) || std::isnan(b) ? Real(NAN) : std::fmin(a, b); });
 }
 
 // A tensor as [outer, n, inner] around an axis.
@@ -139,8 +143,12 @@ Reals arg(const LoopCall& c, Better better) {
   });
   return y;
 }
-Reals argmax(const LoopCall& c) { return arg(c, [](Real a, Real b) { return a > b; }); }
-Reals argmin(const LoopCall& c) { return arg(c, [](Real a, Real b) { return a < b; }); }
+Reals argmax(const LoopCall& c) {
+  return arg(c, [](Real a, Real b) { return a > b; });
+}
+Reals argmin(const LoopCall& c) {
+  return arg(c, [](Real a, Real b) { return a < b; });
+}
 
 Reals matmul(const LoopCall& c) {
   const Array &a = c.inputs[0], &b = c.inputs[1];
@@ -151,8 +159,8 @@ Reals matmul(const LoopCall& c) {
     for (int64_t i = 0; i < m; ++i)
       for (int64_t j = 0; j < n; ++j)
         for (int64_t l = 0; l < k; ++l)
-          y[static_cast<size_t>((t * m + i) * n + j)] += a.values[static_cast<size_t>((t * m + i) * k + l)] *
-                                                          b.values[static_cast<size_t>((t * k + l) * n + j)];
+          y[static_cast<size_t>((t * m + i) * n + j)] +=
+              a.values[static_cast<size_t>((t * m + i) * k + l)] * b.values[static_cast<size_t>((t * k + l) * n + j)];
   return y;
 }
 
@@ -181,7 +189,8 @@ Reals layer_norm(const LoopCall& c) {
     for (size_t i = 0; i < n; ++i) mean += x[row + i] / static_cast<Real>(n);
     for (size_t i = 0; i < n; ++i) variance += (x[row + i] - mean) * (x[row + i] - mean) / static_cast<Real>(n);
     for (size_t i = 0; i < n; ++i) {
-      const Real scale = c.inputs.size() > 1 ? c.inputs[1].values[i] : 1, shift = c.inputs.size() > 2 ? c.inputs[2].values[i] : 0;
+      const Real scale = c.inputs.size() > 1 ? c.inputs[1].values[i] : 1,
+                 shift = c.inputs.size() > 2 ? c.inputs[2].values[i] : 0;
       y[row + i] = (x[row + i] - mean) / std::sqrt(variance + eps) * scale + shift;
     }
   }

@@ -49,7 +49,9 @@ const std::map<std::string_view, Meaning>& arithmetic() {
       {"minimum", {[](Args v, bool) { return smaller(v[0], v[1]); }, true}},
       {"neg", {[](Args v, bool) { return -v[0]; }, true}},
       {"abs", {[](Args v, bool) { return std::fabs(v[0]); }, true}},
-      {"sign", {[](Args v, bool) { return v[0] > 0 ? Real{1} : v[0] < 0 ? Real{-1} : v[0]; }, true}},
+      {"sign", {[](Args v, bool) { return v[0] > 0   ? Real{1}
+                                          : v[0] < 0 ? Real{-1}
+                                                     : v[0]; }, true}},
       {"square", {[](Args v, bool) { return v[0] * v[0]; }, true}},
       {"reciprocal", {[](Args v, bool) { return 1 / v[0]; }, true}},
       {"clamp", {[](Args v, bool) { return smaller(larger(v[0], v[1]), v[2]); }, true}},
@@ -93,7 +95,8 @@ const std::map<std::string_view, Meaning>& functions() {
       {"leaky_relu", {[](Args v, bool) { return v[0] > 0 ? v[0] : v[0] * v[1]; }, true}},
       {"elu", {[](Args v, bool) { return v[0] > 0 ? v[0] : std::expm1(v[0]) * v[1]; }}},
       {"silu", {[](Args v, bool) { return v[0] * logistic(v[0]); }}},
-      {"softplus", {[](Args v, bool) { return v[0] > 0 ? v[0] + std::log1p(std::exp(-v[0])) : std::log1p(std::exp(v[0])); }}},
+      {"softplus",
+       {[](Args v, bool) { return v[0] > 0 ? v[0] + std::log1p(std::exp(-v[0])) : std::log1p(std::exp(v[0])); }}},
       {"gelu", {[](Args v, bool) { return v[0] * std::erfc(-v[0] / std::sqrt(Real{2})) / 2; }}},
       {"gelu_tanh", {[](Args v, bool) {
          const Real u = std::sqrt(2 / pi) * (v[0] + 0.044715L * v[0] * v[0] * v[0]);
@@ -122,10 +125,14 @@ Real stored(Real v, DType dtype) {
 Real scalar_value(const Scalars& scalars, int i, DType dtype) {
   switch (dtype) {
     case DType::boolean:
-    case DType::i32: return scalars.get<int32_t>(i);
-    case DType::i64: return static_cast<Real>(scalars.get<int64_t>(i));
-    case DType::f32: return scalars.get<float>(i);
-    case DType::f64: break;
+    case DType::i32:
+      return scalars.get<int32_t>(i);
+    case DType::i64:
+      return static_cast<Real>(scalars.get<int64_t>(i));
+    case DType::f32:
+      return scalars.get<float>(i);
+    case DType::f64:
+      break;
   }
   return scalars.get<double>(i);
 }
@@ -133,7 +140,8 @@ Real scalar_value(const Scalars& scalars, int i, DType dtype) {
 std::vector<Real> arange(const Scalars& scalars, const Layout& out) {
   std::vector<Real> values;
   for (int64_t i = 0; i < out.numel; ++i)
-    values.push_back(scalar_value(scalars, 0, out.dtype()) + scalar_value(scalars, 1, out.dtype()) * static_cast<Real>(i));
+    values.push_back(scalar_value(scalars, 0, out.dtype()) +
+                     scalar_value(scalars, 1, out.dtype()) * static_cast<Real>(i));
   return values;
 }
 

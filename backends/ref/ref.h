@@ -1,6 +1,6 @@
 #pragma once
-// The oracle of the tests: what every op means, once more, as one obvious function or loop in `long double`, by the op's
-// name. It shares no code with the engine's expressions and kernels, and nothing but the tests is linked with it.
+// The oracle of the tests: what every op means, once more, as one obvious function or loop in `long double`, by the
+// op's name. It shares no code with the engine's expressions and kernels, and nothing but the tests is linked with it.
 #include <string_view>
 #include <vector>
 
@@ -23,8 +23,8 @@ std::string_view excuse(std::string_view op);
 bool rounds_once(std::string_view op);
 
 /// The elements of the op's result, whose dtype and shape are those of `out`. Bits of `scalar_mask` are those of Call.
-std::vector<long double> evaluate(const Op& op, std::span<const Array> inputs, const Attrs& attrs, const Scalars& scalars,
-                                  uint8_t scalar_mask, const Layout& out);
+std::vector<long double> evaluate(const Op& op, std::span<const Array> inputs, const Attrs& attrs,
+                                  const Scalars& scalars, uint8_t scalar_mask, const Layout& out);
 
 /// A loop for what is not pointwise.
 struct LoopCall {

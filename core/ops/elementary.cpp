@@ -54,7 +54,7 @@ constinit const Op erf_op = pointwise<1>("erf", [](V x) { return erf(x); },
                                          by_input([](T x) { return exp(-square(x)) * two_by_sqrt_pi; }));
 
 constexpr Gradient flat{[](const GradCall& c) { return Tensors{zeros_like(c.dy())}; }};
-constexpr Samples steps{.differentiable = false};
+constexpr Samples steps{.integers = false, .differentiable = false};
 constinit const Op floor_op = pointwise<1>("floor", [](V x) { return floor(x); }, flat, steps);
 constinit const Op ceil_op = pointwise<1>("ceil", [](V x) { return ceil(x); }, flat, steps);
 constinit const Op round_op = pointwise<1>("round", [](V x) { return nearest(x); }, flat, steps);

@@ -113,11 +113,11 @@ Tensor normal(const Shape& shape, double mean, double stddev, DType dtype, Loc l
 Tensor randint(const Shape& shape, int64_t low, int64_t high, DType dtype, Loc loc) {
   At at(loc);
   if (dtype != DType::i32 && dtype != DType::i64) fail("randint: expected i32 or i64, got {}", name_of(dtype));
-  if (low >= high || high - low > int64_t{1} << 32)
-    fail("randint: expected low < high, at most 2^32 apart, got {} and {}", low, high);
+  if (low >= high || high - low >= int64_t{1} << 32)
+    fail("randint: expected low < high, less than 2^32 apart, got {} and {}", low, high);
   Call c = draw(randint_op, shape, dtype);
   add_scalar(c.scalars, low, dtype);
-  c.scalars.add(static_cast<uint32_t>(high - low == int64_t{1} << 32 ? 0xffffffffu : high - low));
+  c.scalars.add(static_cast<uint32_t>(high - low));
   return apply(c);
 }
 

@@ -106,8 +106,8 @@ RP_INSTANTIATE(double)
 // ---- casts, copies, in-place forms ----------------------------------------------------------------------------------
 
 Tensor cast(In x, DType dtype) {
-  if (x->dtype() == dtype) return x;
   At at(x.loc);
+  if (x->dtype() == dtype) return x;
   return call(cast_op, {&x.tensor}, CastAttrs{static_cast<int32_t>(dtype)});
 }
 
@@ -119,7 +119,10 @@ Tensor Tensor::clone(Loc loc) const {
   return call(copy_op, {this});
 }
 
-Tensor Tensor::contiguous(Loc loc) const { return is_contiguous() ? *this : clone(loc); }
+Tensor Tensor::contiguous(Loc loc) const {
+  At at(loc);
+  return is_contiguous() ? *this : clone(loc);
+}
 
 const Tensor& Tensor::copy_(const Tensor& source, Loc loc) const {
   At at(loc);

@@ -1,0 +1,90 @@
+// What a graph from outside must keep to, so that shape rules and kernels may rely on it.
+#include <bit>
+
+#include "reprise/core/fail.h"
+#include "reprise/core/graph.h"
+#include "reprise/core/ops/attrs.h"
+#include "reprise/core/ops/entries.h"
+
+namespace rp {
+namespace {
+
+using Layouts = std::vector<const Layout*>;
+
+bool distinct_axes(const PermuteAttrs& p, int rank) {
+  if (p.rank != rank) return false;
+  int32_t seen = 0;
+  for (int i = 0; i < rank; ++i) {
+    if (p.axes[i] < 0 || p.axes[i] >= rank) return false;
+    seen |= 1 << p.axes[i];
+  }
+  return seen == (1 << rank) - 1;
+}
+
+bool within(int64_t axis, const Layout& l) { return axis >= 0 && axis < l.rank(); }
+
+// Whether the attrs, so far as one member tells, fit the first input.
+bool fits(const Field& f, const Node& n, const Layouts& in) {
+  const std::string_view name = f.name;
+  if (f.type == FieldType::spec) {
+    const auto* spec = *reinterpret_cast<const Layout* const*>(n.attrs.data() + f.offset);
+    return spec || n.op == &conv2d_op || n.op->name.find("pool2d") != std::string_view::npos;
+  }
+  if (in.empty()) return true;
+  if (n.op == &permute_op) return distinct_axes(n.attrs.as<PermuteAttrs>(), in[0]->rank());
+  if (n.op == &slice_op) {
+    const auto& s = n.attrs.as<SliceAttrs>();
+    return within(s.axis, *in[0]) && s.length >= 0 && s.step > 0;
+  }
+  if (name == "axes") return n.attrs.as<ReduceAttrs>().axes >> in[0]->rank() == 0;
+  if (name != "axis") return true;
+  const bool scatter = n.op == &index_add_op || n.op == &scatter_add_op;
+  return scatter ? within(n.attrs.as<ScatterAttrs>().axis, *n.attrs.as<ScatterAttrs>().spec)
+                 : within(n.attrs.as<AxisAttrs>().axis, *in[0]);
+}
+
+bool counts_fit(const Node& n) {
+  const auto inputs = static_cast<int>(n.inputs.size()), scalars = static_cast<int>(n.scalars.size());
+  if (n.op->operands < 0) return inputs > 0;
+  if (n.op->kind == Kind::write) return inputs >= 2 && inputs <= 3 && !scalars;
+  if (n.op->kind != Kind::pointwise) return inputs == n.op->operands && scalars == (n.op->view_offset ? 1 : 0);
+  return scalars == std::popcount(n.scalar_mask) && inputs + scalars == n.op->operands &&
+         n.scalar_mask >> n.op->operands == 0;
+}
+
+// Images, weights and matrices have their ranks; pointwise inputs are alike.
+bool ranks_fit(const Node& n, const Layouts& in) {
+  int least = 0;
+  if (n.op->kind == Kind::contract) least = 2;
+  if (n.op->name.find("2d") != std::string_view::npos) least = 4;
+  for (const Layout* l : in)
+    if (l->rank() < least) return false;
+  if (n.op->kind == Kind::pointwise || n.op->kind == Kind::contract)
+    for (const Layout* l : in)
+      if (l->rank() != in[0]->rank() || (n.op->kind == Kind::pointwise && l->shape() != in[0]->shape())) return false;
+  return n.op->name != "layer_norm" || in[0]->rank() > 0;
+}
+
+}  // namespace
+
+void check_nodes(const Graph& g) {
+  for (size_t k = 0; k < g.aliases.size(); ++k)
+    if (g.aliases[k] < 0 || g.aliases[k] > static_cast<int32_t>(k))
+      fail("parse_graph: input {} names a later input", k);
+  for (int32_t i = 0; i < g.size(); ++i) {
+    const Node& n = g[i];
+    Layouts in;
+    if (!n.layout) fail("parse_graph: node %{} ({}) has no layout", i, n.op->name);
+    for (int32_t k : n.inputs) {
+      if (k < 0 || k >= i) fail("parse_graph: node %{} ({}) names a later node", i, n.op->name);
+      in.push_back(g[k].layout);
+    }
+    if (n.op->kind == Kind::input) continue;
+    if (!counts_fit(n)) fail("parse_graph: node %{} ({}) has another number of operands", i, n.op->name);
+    if (!ranks_fit(n, in)) fail("parse_graph: node %{} ({}) has inputs of the wrong shapes", i, n.op->name);
+    for (const Field& f : n.op->fields)
+      if (!fits(f, n, in)) fail("parse_graph: node %{} ({}): {} does not fit its input", i, n.op->name, f.name);
+  }
+}
+
+}  // namespace rp
