@@ -44,24 +44,24 @@ Tensor uniform(const Shape& shape, double low = 0, double high = 1, DType dtype 
 /// Gaussian (Box-Muller).
 Tensor normal(const Shape& shape, double mean = 0, double stddev = 1, DType dtype = DType::f32,
               Loc loc = Loc::current());
-/// Uniform integers in [low, high); fewer than 2^32 different ones.
+/// Uniform integers in [low, high); at most 2^32 different ones.
 Tensor randint(const Shape& shape, int64_t low, int64_t high, DType dtype = DType::i64, Loc loc = Loc::current());
 /// True with probability p.
 Tensor bernoulli(const Shape& shape, double p, Loc loc = Loc::current());
 
 // ---- arithmetic ----
 
-Tensor add(Operand a, Operand b);
-Tensor sub(Operand a, Operand b);
-Tensor mul(Operand a, Operand b);
+Tensor add(const Operand& a, const Operand& b);
+Tensor sub(const Operand& a, const Operand& b);
+Tensor mul(const Operand& a, const Operand& b);
 /// True division: integers become f32.
-Tensor div(Operand a, Operand b);
+Tensor div(const Operand& a, const Operand& b);
 /// Division rounded towards minus infinity, and its remainder (sign of the divisor). Integer division by zero gives 0.
-Tensor floor_div(Operand a, Operand b);
-Tensor remainder(Operand a, Operand b);
-Tensor pow(Operand a, Operand b);
-Tensor maximum(Operand a, Operand b);  ///< NaN if either is NaN.
-Tensor minimum(Operand a, Operand b);
+Tensor floor_div(const Operand& a, const Operand& b);
+Tensor remainder(const Operand& a, const Operand& b);
+Tensor pow(const Operand& a, const Operand& b);
+Tensor maximum(const Operand& a, const Operand& b);  ///< NaN if either is NaN.
+Tensor minimum(const Operand& a, const Operand& b);
 Tensor neg(In x);
 Tensor abs(In x);
 Tensor sign(In x);
@@ -69,33 +69,33 @@ Tensor square(In x);
 Tensor reciprocal(In x);
 Tensor clamp(In x, Scalar low, Scalar high);
 
-inline Tensor operator+(Operand a, Operand b) { return add(a, b); }
-inline Tensor operator-(Operand a, Operand b) { return sub(a, b); }
-inline Tensor operator*(Operand a, Operand b) { return mul(a, b); }
-inline Tensor operator/(Operand a, Operand b) { return div(a, b); }
+inline Tensor operator+(const Operand& a, const Operand& b) { return add(a, b); }
+inline Tensor operator-(const Operand& a, const Operand& b) { return sub(a, b); }
+inline Tensor operator*(const Operand& a, const Operand& b) { return mul(a, b); }
+inline Tensor operator/(const Operand& a, const Operand& b) { return div(a, b); }
 inline Tensor operator-(In x) { return neg(x); }
 
 // ---- comparison and choice: results are bool ----
 
-Tensor equal(Operand a, Operand b);
-Tensor not_equal(Operand a, Operand b);
-Tensor less(Operand a, Operand b);
-Tensor less_equal(Operand a, Operand b);
-Tensor greater(Operand a, Operand b);
-Tensor greater_equal(Operand a, Operand b);
-inline Tensor operator==(Operand a, Operand b) { return equal(a, b); }
-inline Tensor operator!=(Operand a, Operand b) { return not_equal(a, b); }
-inline Tensor operator<(Operand a, Operand b) { return less(a, b); }
-inline Tensor operator<=(Operand a, Operand b) { return less_equal(a, b); }
-inline Tensor operator>(Operand a, Operand b) { return greater(a, b); }
-inline Tensor operator>=(Operand a, Operand b) { return greater_equal(a, b); }
+Tensor equal(const Operand& a, const Operand& b);
+Tensor not_equal(const Operand& a, const Operand& b);
+Tensor less(const Operand& a, const Operand& b);
+Tensor less_equal(const Operand& a, const Operand& b);
+Tensor greater(const Operand& a, const Operand& b);
+Tensor greater_equal(const Operand& a, const Operand& b);
+inline Tensor operator==(const Operand& a, const Operand& b) { return equal(a, b); }
+inline Tensor operator!=(const Operand& a, const Operand& b) { return not_equal(a, b); }
+inline Tensor operator<(const Operand& a, const Operand& b) { return less(a, b); }
+inline Tensor operator<=(const Operand& a, const Operand& b) { return less_equal(a, b); }
+inline Tensor operator>(const Operand& a, const Operand& b) { return greater(a, b); }
+inline Tensor operator>=(const Operand& a, const Operand& b) { return greater_equal(a, b); }
 /// On bool tensors.
-Tensor logical_and(Operand a, Operand b);
-Tensor logical_or(Operand a, Operand b);
+Tensor logical_and(const Operand& a, const Operand& b);
+Tensor logical_or(const Operand& a, const Operand& b);
 Tensor logical_not(In x);
 Tensor isnan(In x);
 /// a where the condition (bool) is true, else b.
-Tensor where(In condition, Operand a, Operand b);
+Tensor where(In condition, const Operand& a, const Operand& b);
 
 // ---- elementary functions: integers become f32 ----
 
@@ -215,15 +215,15 @@ Tensor dropout(In x, double p, bool training = true);
 
 // ---- in place: x's elements are replaced; x must have the result's shape. Returns x ----
 
-const Tensor& add_(In x, Operand y);
-const Tensor& sub_(In x, Operand y);
-const Tensor& mul_(In x, Operand y);
-const Tensor& div_(In x, Operand y);
+const Tensor& add_(In x, const Operand& y);
+const Tensor& sub_(In x, const Operand& y);
+const Tensor& mul_(In x, const Operand& y);
+const Tensor& div_(In x, const Operand& y);
 const Tensor& clamp_(In x, Scalar low, Scalar high);
 const Tensor& relu_(In x);
-inline const Tensor& operator+=(const Tensor& x, Operand y) { return add_(In(x, y.loc), y); }
-inline const Tensor& operator-=(const Tensor& x, Operand y) { return sub_(In(x, y.loc), y); }
-inline const Tensor& operator*=(const Tensor& x, Operand y) { return mul_(In(x, y.loc), y); }
-inline const Tensor& operator/=(const Tensor& x, Operand y) { return div_(In(x, y.loc), y); }
+inline const Tensor& operator+=(const Tensor& x, const Operand& y) { return add_(In(x, y.loc), y); }
+inline const Tensor& operator-=(const Tensor& x, const Operand& y) { return sub_(In(x, y.loc), y); }
+inline const Tensor& operator*=(const Tensor& x, const Operand& y) { return mul_(In(x, y.loc), y); }
+inline const Tensor& operator/=(const Tensor& x, const Operand& y) { return div_(In(x, y.loc), y); }
 
 }  // namespace rp

@@ -26,11 +26,14 @@ struct Axis {
 // The axes whose bit in `mask` equals `wanted`, neighbours joined where every operand steps evenly through both.
 std::vector<Axis> joined(const Shape& shape, int32_t mask, bool wanted, const std::vector<Strides>& operands) {
   std::vector<Axis> axes;
+  const Strides logical = packed_strides(shape);  // joined axes must also follow each other in the elements' numbering
+  int previous = -1;
   for (int i = 0; i < shape.rank(); ++i) {
     if (((mask >> i) & 1) != wanted || shape[i] == 1) continue;
     Axis axis{shape[i], {}};
     for (const Strides& s : operands) axis.steps.push_back(s[i]);
-    bool even = !axes.empty();
+    bool even = !axes.empty() && (!axis.extent || logical[previous] == logical[i] * axis.extent);
+    previous = i;
     for (size_t k = 0; even && k < operands.size(); ++k) even = !axis.extent || axes.back().steps[k] == axis.steps[k] * axis.extent;
     if (even) {
       axis.extent *= axes.back().extent;

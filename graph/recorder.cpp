@@ -108,6 +108,7 @@ void Recorder::start_segment() {
   storage_index_.restart();
   drop_roots();
   slots_ = 0;
+  snapshots_ = 0;
   // Last: dropping the handles may end tensors.
   retired_.swap(externals_);
   retired_.clear();
@@ -129,7 +130,10 @@ OperandRef Recorder::bind_external(const Tensor& t) {
   const int32_t k = external_index_.number({impl.storage, impl.layout, impl.offset}, fresh);
   if (fresh) {
     External e{bare_alias(t), {}, storage_index_.number(impl.storage, fresh_storage)};
-    if (impl.storage->exposed && state_ == State::matching) e.snapshot = snapshot_of(t);
+    if (impl.storage->exposed && state_ == State::matching) {
+      e.snapshot = snapshot_of(t);
+      ++snapshots_;
+    }
     externals_.push_back(std::move(e));
   }
   return {~k, externals_[static_cast<size_t>(k)].storage, impl.layout};
@@ -175,7 +179,7 @@ Tensor Recorder::record(const Call& call) {
     Unrecorded guard;
     return run_now(call);
   }
-  if (reads_changed(call)) flush("elements changed through a raw pointer");
+  if (snapshots_ && reads_changed(call)) flush("elements changed through a raw pointer");
   if (pending_.size() >= static_cast<size_t>(trie_.options.max_pending)) flush("the limit of pending ops");
   refs_.clear();
   for (const Tensor* t : call.inputs) refs_.push_back(ref_of(*t));

@@ -104,7 +104,7 @@ class Recorder {
   FirstUse<PlaceKey, PlaceHash> external_index_;
   FirstUse<const Storage*, StorageHash> storage_index_;
   std::vector<Storage*> roots_;         // per slot: the pending storage it made, retained; null for views
-  int32_t slots_ = 0;
+  int32_t slots_ = 0, snapshots_ = 0;
   std::vector<OperandRef> refs_;        // of the call being recorded
   std::vector<External> retired_;       // of the segment before, while they are dropped
   // What a plan is bound to; members only to keep their memory.

@@ -406,3 +406,37 @@ TEST_CASE("NaN and signed zero through every kind of pointwise op") {
     for (int i = 0; i < 3; ++i) log.add(f(x.unsqueeze(0).expand({9, 9}).contiguous(), x.unsqueeze(1)));
   });
 }
+
+TEST_CASE("products whose results are read under another shape") {
+  agree([](Log& log) {
+    Tensor row = values({1}), column = leaf({1, 2});
+    auto f = capture([&](const Tensor& x) {
+      Tensor flat = abs(matmul(x, x.transpose()).reshape({4}));
+      Tensor batched = matmul(row, x.reshape({2, 1, 1}));
+      batched += batched;
+      sum(matmul(column, column.transpose())).backward();
+      return Tensors{flat, batched, column.grad()};
+    });
+    for (int i = 0; i < 5; ++i) log.add(f(values({2, 1}, i)));
+  });
+}
+
+TEST_CASE("random numbers are reduced over a middle axis") {
+  agree([](Log& log) {
+    auto f = capture([] {
+      return Tensors{mean(uniform({1, 2, 5, 6}), {2}), sum(normal({3, 4, 5}), {0, 1}), sum(normal({40, 3, 7}), {1})};
+    });
+    for (int i = 0; i < 4; ++i) log.add(f());
+  });
+}
+
+TEST_CASE("results of different number and structure") {
+  agree([](Log& log) {
+    auto f = capture([](const Tensor& x, int n) {
+      Tensors out;
+      for (int i = 0; i < n; ++i) out.push_back(i % 2 ? x[i % 3] + i : x * i);
+      return out;
+    });
+    for (int n : {1, 2, 3, 3, 2, 1, 0, 4, 2}) log.add(f(values({3, 2}, n), n));
+  });
+}

@@ -124,8 +124,12 @@ const Tensor* target_of(const Scope& scope, int from) {
 }
 
 void update(const Scope& scope, const Statement& s) {
-  using InPlace = const Tensor& (*)(rp::In, rp::Operand);
-  static constexpr InPlace ops[] = {rp::add_, rp::sub_, rp::mul_, rp::div_, rp::add_};
+  using InPlace = void (*)(const Tensor&, const rp::Operand&);
+  static constexpr InPlace ops[] = {[](const Tensor& t, const rp::Operand& y) { rp::add_(t, y); },
+                                    [](const Tensor& t, const rp::Operand& y) { rp::sub_(t, y); },
+                                    [](const Tensor& t, const rp::Operand& y) { rp::mul_(t, y); },
+                                    [](const Tensor& t, const rp::Operand& y) { rp::div_(t, y); },
+                                    [](const Tensor& t, const rp::Operand& y) { rp::add_(t, y); }};
   static constexpr std::string_view names[] = {"add_", "sub_", "mul_", "div_", "add_"};
   const Tensor* x = target_of(scope, s.a);
   if (!x) return scope.skip();

@@ -132,15 +132,15 @@ Entries arithmetic_entries() {
   return entries;
 }
 
-Tensor add(Operand a, Operand b) { return elementwise(add_op, {&a, &b}, Promote::same); }
-Tensor sub(Operand a, Operand b) { return elementwise(sub_op, {&a, &b}, Promote::same); }
-Tensor mul(Operand a, Operand b) { return elementwise(mul_op, {&a, &b}, Promote::same); }
-Tensor div(Operand a, Operand b) { return elementwise(div_op, {&a, &b}, Promote::floating); }
-Tensor floor_div(Operand a, Operand b) { return elementwise(floor_div_op, {&a, &b}, Promote::same); }
-Tensor remainder(Operand a, Operand b) { return elementwise(remainder_op, {&a, &b}, Promote::same); }
-Tensor pow(Operand a, Operand b) { return elementwise(pow_op, {&a, &b}, Promote::floating); }
-Tensor maximum(Operand a, Operand b) { return elementwise(maximum_op, {&a, &b}, Promote::same); }
-Tensor minimum(Operand a, Operand b) { return elementwise(minimum_op, {&a, &b}, Promote::same); }
+Tensor add(const Operand& a, const Operand& b) { return elementwise(add_op, {&a, &b}, Promote::same); }
+Tensor sub(const Operand& a, const Operand& b) { return elementwise(sub_op, {&a, &b}, Promote::same); }
+Tensor mul(const Operand& a, const Operand& b) { return elementwise(mul_op, {&a, &b}, Promote::same); }
+Tensor div(const Operand& a, const Operand& b) { return elementwise(div_op, {&a, &b}, Promote::floating); }
+Tensor floor_div(const Operand& a, const Operand& b) { return elementwise(floor_div_op, {&a, &b}, Promote::same); }
+Tensor remainder(const Operand& a, const Operand& b) { return elementwise(remainder_op, {&a, &b}, Promote::same); }
+Tensor pow(const Operand& a, const Operand& b) { return elementwise(pow_op, {&a, &b}, Promote::floating); }
+Tensor maximum(const Operand& a, const Operand& b) { return elementwise(maximum_op, {&a, &b}, Promote::same); }
+Tensor minimum(const Operand& a, const Operand& b) { return elementwise(minimum_op, {&a, &b}, Promote::same); }
 Tensor neg(In x) { return unary(neg_op, x, Promote::same); }
 Tensor abs(In x) { return unary(abs_op, x, Promote::same); }
 Tensor sign(In x) { return unary(sign_op, x, Promote::same); }
@@ -152,18 +152,18 @@ Tensor clamp(In x, Scalar low, Scalar high) {
   return elementwise(clamp_op, {&a, &b, &c}, Promote::same);
 }
 
-Tensor equal(Operand a, Operand b) { return elementwise(equal_op, {&a, &b}, Promote::same); }
-Tensor not_equal(Operand a, Operand b) { return elementwise(not_equal_op, {&a, &b}, Promote::same); }
-Tensor less(Operand a, Operand b) { return elementwise(less_op, {&a, &b}, Promote::same); }
-Tensor less_equal(Operand a, Operand b) { return elementwise(less_equal_op, {&a, &b}, Promote::same); }
-Tensor greater(Operand a, Operand b) { return elementwise(greater_op, {&a, &b}, Promote::same); }
-Tensor greater_equal(Operand a, Operand b) { return elementwise(greater_equal_op, {&a, &b}, Promote::same); }
-Tensor logical_and(Operand a, Operand b) { return elementwise(and_op, {&a, &b}, Promote::boolean); }
-Tensor logical_or(Operand a, Operand b) { return elementwise(or_op, {&a, &b}, Promote::boolean); }
+Tensor equal(const Operand& a, const Operand& b) { return elementwise(equal_op, {&a, &b}, Promote::same); }
+Tensor not_equal(const Operand& a, const Operand& b) { return elementwise(not_equal_op, {&a, &b}, Promote::same); }
+Tensor less(const Operand& a, const Operand& b) { return elementwise(less_op, {&a, &b}, Promote::same); }
+Tensor less_equal(const Operand& a, const Operand& b) { return elementwise(less_equal_op, {&a, &b}, Promote::same); }
+Tensor greater(const Operand& a, const Operand& b) { return elementwise(greater_op, {&a, &b}, Promote::same); }
+Tensor greater_equal(const Operand& a, const Operand& b) { return elementwise(greater_equal_op, {&a, &b}, Promote::same); }
+Tensor logical_and(const Operand& a, const Operand& b) { return elementwise(and_op, {&a, &b}, Promote::boolean); }
+Tensor logical_or(const Operand& a, const Operand& b) { return elementwise(or_op, {&a, &b}, Promote::boolean); }
 Tensor logical_not(In x) { return unary(not_op, x, Promote::boolean); }
 Tensor isnan(In x) { return unary(isnan_op, x, Promote::same); }
 
-Tensor where(In condition, Operand a, Operand b) {
+Tensor where(In condition, const Operand& a, const Operand& b) {
   At at(condition.loc);
   if (condition->dtype() != DType::boolean) fail("where: expected a bool condition, got {}", to_string(condition->spec()));
   const Operand m(condition);
@@ -178,10 +178,10 @@ Tensor where(In condition, Operand a, Operand b) {
   return elementwise(where_op, {&m, &a, &b}, Promote::same);
 }
 
-const Tensor& add_(In x, Operand y) { const Operand a(x); elementwise_into(x, add_op, {&a, &y}, Promote::same); return x; }
-const Tensor& sub_(In x, Operand y) { const Operand a(x); elementwise_into(x, sub_op, {&a, &y}, Promote::same); return x; }
-const Tensor& mul_(In x, Operand y) { const Operand a(x); elementwise_into(x, mul_op, {&a, &y}, Promote::same); return x; }
-const Tensor& div_(In x, Operand y) { const Operand a(x); elementwise_into(x, div_op, {&a, &y}, Promote::floating); return x; }
+const Tensor& add_(In x, const Operand& y) { const Operand a(x); elementwise_into(x, add_op, {&a, &y}, Promote::same); return x; }
+const Tensor& sub_(In x, const Operand& y) { const Operand a(x); elementwise_into(x, sub_op, {&a, &y}, Promote::same); return x; }
+const Tensor& mul_(In x, const Operand& y) { const Operand a(x); elementwise_into(x, mul_op, {&a, &y}, Promote::same); return x; }
+const Tensor& div_(In x, const Operand& y) { const Operand a(x); elementwise_into(x, div_op, {&a, &y}, Promote::floating); return x; }
 const Tensor& clamp_(In x, Scalar low, Scalar high) {
   const Operand a(x), b(low, x.loc), c(high, x.loc);
   elementwise_into(x, clamp_op, {&a, &b, &c}, Promote::same);

@@ -127,6 +127,13 @@ const Loc& loc_of(std::initializer_list<const Operand*> operands) { return (*ope
 
 Tensor elementwise(const Op& op, std::initializer_list<const Operand*> operands, Promote promote, const Attrs& attrs) {
   At at(loc_of(operands));
+  // One or two tensors of one layout, the most frequent call, need neither promotion nor broadcasting.
+  const Tensor *first = (*operands.begin())->tensor, *last = (*(operands.end() - 1))->tensor;
+  if (operands.size() <= 2 && first && last && &first->layout() == &last->layout() && !attrs.size() &&
+      (promote == Promote::same || (promote == Promote::floating && is_floating(first->dtype())))) {
+    const Tensor* inputs[] = {first, last};
+    return apply({.op = &op, .inputs = {inputs, operands.size()}});
+  }
   return apply(Prepared(op, operands, promote, attrs).call);
 }
 

@@ -37,10 +37,11 @@ Value normal_meaning(std::span<const Value> v, const Attrs&, Type out) {
   return v[key_scalars] + sqrt(log(u) * -2.0) * cos(angle) * v[key_scalars + 1];
 }
 
-// low + floor(word * range / 2^32); the range comes as 32 bits
+// low + floor(word * range / 2^32); the range comes as 32 bits, 0 standing for 2^32
 Value randint_meaning(std::span<const Value> v, const Attrs&, Type out) {
   ProgramBuilder& b = *v[0].builder;
-  const Value offset = mulhi(block(v).words[0], v[key_scalars + 1]);
+  const Value word = block(v).words[0], range = v[key_scalars + 1];
+  const Value offset = select(range == b.bits(0, Type::i32), word, mulhi(word, range));
   if (out == Type::i32) return v[key_scalars] + offset;
   const Value wide = b.convert(offset, Type::i64) & b.bits(0xffffffffull, Type::i64);
   return v[key_scalars] + wide;
@@ -113,8 +114,8 @@ Tensor normal(const Shape& shape, double mean, double stddev, DType dtype, Loc l
 Tensor randint(const Shape& shape, int64_t low, int64_t high, DType dtype, Loc loc) {
   At at(loc);
   if (dtype != DType::i32 && dtype != DType::i64) fail("randint: expected i32 or i64, got {}", name_of(dtype));
-  if (low >= high || high - low >= int64_t{1} << 32)
-    fail("randint: expected low < high, less than 2^32 apart, got {} and {}", low, high);
+  if (low >= high || high - low > int64_t{1} << 32)
+    fail("randint: expected low < high, at most 2^32 apart, got {} and {}", low, high);
   Call c = draw(randint_op, shape, dtype);
   add_scalar(c.scalars, low, dtype);
   c.scalars.add(static_cast<uint32_t>(high - low));
