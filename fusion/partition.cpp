@@ -293,7 +293,7 @@ class Splitter {
         return "the storage is written twice";
       for (size_t k = g_[other].op->kind == Kind::write ? 1 : 0; k < g_[other].inputs.size(); ++k) {
         const Place read = place_of(g_, g_[other].inputs[k]);
-        if (storage_of(g_, read.base) == storage && !(read == target))
+        if (storage_of(g_, read.base) == storage && !read.same_elements(target))
           return "the region reads other elements of the storage it writes";
       }
     }

@@ -8,7 +8,7 @@
 namespace rp {
 
 Place place_of(const Graph& g, int32_t node) {
-  Place place{.base = node, .layout = g[node].layout, .offset = 0, .terms = {}};
+  Place place{.base = node, .layout = g[node].layout};
   while (true) {
     const Node& n = g[place.base];
     if (n.op->kind != Kind::view && n.op->kind != Kind::write) return place;
@@ -20,6 +20,7 @@ Place place_of(const Graph& g, int32_t node) {
       if (s.parameter < 0) place.offset += static_cast<int64_t>(s.bits) * stride;
       else place.terms.push_back({s.parameter, stride});
     }
+    if (n.op == &after_op && place.version < 0) place.version = n.inputs[1];
     place.base = n.inputs[0];
   }
 }

@@ -15,8 +15,14 @@ struct Place {
     int64_t stride;     // ... times this many elements
     bool operator==(const Term&) const = default;
   };
-  std::vector<Term> terms;
+  std::vector<Term> terms{};
+  int32_t version = -1;  // the write it comes after; -1: before any
   bool operator==(const Place&) const = default;
+
+  /// The same elements, in whatever version.
+  bool same_elements(const Place& o) const {
+    return base == o.base && layout == o.layout && offset == o.offset && terms == o.terms;
+  }
 };
 
 /// The place of a value. Of a write: its target.

@@ -151,9 +151,7 @@ Plan::Operand Plan::operand_of(const Place& place) {
   if (graph_[place.base].op->kind == Kind::input) {
     o.base = Base::input;
     o.index = input_index(graph_, place.base);
-    o.lasting = std::none_of(written_.begin(), written_.end(), [&](int32_t w) {
-      return graph_.aliases[static_cast<size_t>(w)] == graph_.aliases[static_cast<size_t>(o.index)];
-    });
+    o.original = place.version < 0;
   } else if (const int64_t home = home_[static_cast<size_t>(place.base)]; home < 0) {
     o.base = Base::output;
     o.index = static_cast<int32_t>(-1 - home);
@@ -204,7 +202,7 @@ void Plan::resolve(const Frame& frame, std::byte* arena, Addresses& out) const {
         offset += static_cast<int64_t>(frame.scalars[t.parameter]) * t.stride * moving.element;
     }
     out.pointers[k] = base + offset;
-    out.storages[k] = o.base == Base::input && o.lasting ? frame.storages[o.index] : nullptr;
+    out.storages[k] = o.base == Base::input && o.original ? frame.storages[o.index] : nullptr;
   }
 }
 

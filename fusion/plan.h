@@ -32,7 +32,7 @@ class Plan final : public Executable {
   enum class Base : uint8_t { input, output, arena };
   struct Operand {
     Base base;
-    bool lasting;    // an input whose elements this plan does not write
+    bool original;   // an input's elements as they were before the plan's writes
     int32_t index;   // of the input or output
     int64_t offset;  // bytes
     int32_t moving;  // which of moving_ is added; -1: none

@@ -31,9 +31,6 @@ struct Binary {
   Binary {                                                                           \
     #name, [](const rp::Operand& a, const rp::Operand& b) { return rp::name(a, b); } \
   }
-Binary {
-#name, rp::name
-}
 constexpr Binary binaries[] = {F(add), F(add), F(add),     F(sub),     F(sub),       F(mul),       F(mul),
                                F(mul), F(div), F(maximum), F(minimum), F(remainder), F(floor_div), F(pow)};
 constexpr Binary comparisons[] = {F(less), F(less_equal), F(greater), F(greater_equal), F(equal), F(not_equal)};
