@@ -1,4 +1,5 @@
 // Finding the kernel and the op whose own computation differs from eager.
+#include <algorithm>
 #include <cstring>
 
 #include "reprise/core/engine.h"
@@ -70,47 +71,94 @@ std::vector<Tensor> reference_values(const Graph& g, const PrivateInputs& inputs
 
 }  // namespace
 
+std::byte* Plan::address_of(const Place& place, const Frame& frame, std::byte* arena) const {
+  const auto element = static_cast<int64_t>(size_of(place.layout->dtype()));
+  int64_t offset = place.offset;
+  for (const Place::Term& t : place.terms) offset += static_cast<int64_t>(frame.scalars[t.parameter]) * t.stride;
+  std::byte* base = nullptr;
+  if (graph_[place.base].op->kind == Kind::input) {
+    size_t k = 0;
+    while (graph_.inputs[k] != place.base) ++k;
+    base = frame.inputs[k];
+  } else {
+    const int64_t home = home_[static_cast<size_t>(place.base)];
+    base = home < 0 ? frame.outputs[-1 - home] : arena + home;
+  }
+  return base + offset * element;
+}
+
+namespace {
+
+// The elements at a strided address, packed.
+Tensor packed_at(const std::byte* data, const Layout* layout) {
+  const Layout* flat = intern({layout->dtype(), {extent_of(*layout)}, {}});
+  return alias(adopt(const_cast<std::byte*>(data), flat, nullptr, nullptr), layout, 0).clone();
+}
+
+bool differs(const Tensor& expected, const std::byte* data, const Layout* layout) {
+  const Tensor want = expected.contiguous(), got = packed_at(data, layout);
+  return first_differing(want.bytes(), got.bytes(), want.numel(), want.dtype()) >= 0;
+}
+
+}  // namespace
+
+// Runs kernel by kernel, so that the first whose results differ from the reference had right operands.
 std::optional<std::string> Plan::first_difference(const Frame& frame) const {
   const PrivateInputs for_reference(graph_, frame), inputs(graph_, frame);
   const std::vector<Tensor> expected = reference_values(graph_, for_reference, frame.scalars);
-  std::vector<std::byte> arena(arena_ + 64);
-  auto* aligned = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(arena.data()) + 63) / 64 * 64);
+  std::vector<std::byte> memory(arena_ + 64);
+  auto* arena = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
   const Frame mine{inputs.inputs(), inputs.storages(), frame.outputs, frame.scalars};
   Addresses addresses;
-  resolve(mine, aligned, addresses);
+  resolve(mine, arena, addresses);
   for (const Step& step : steps_) {
+    for (int m : step.members)
+      if (const int32_t guilty = first_wrong_op(m, mine, arena, expected); guilty >= 0)
+        return fmt::format("first differing op: %{} {}{}, in kernel {}", guilty, graph_[guilty].op->name,
+                           source_line(graph_[guilty].loc), describe(step));
     run_step(step, addresses);
-    size_t at = static_cast<size_t>(step.first_operand);
-    for (int m : step.members) {
-      const Lowered& l = lowered_[static_cast<size_t>(m)];
-      for (size_t k = 0; k < l.operands.size(); ++k, ++at) {
-        if (!l.region.operands[k].written) continue;
-        if (std::optional<std::string> why = compare_operand(step, l, k, addresses.pointers[at], expected)) return why;
-      }
-    }
   }
   return {};
 }
 
-// Compares what a step has written with the reference; names the first op of the region that may be at fault.
-std::optional<std::string> Plan::compare_operand(const Step& step, const Lowered& l, size_t operand, const std::byte* actual,
-                                                 const std::vector<Tensor>& expected) const {
-  const Place& place = l.operands[operand];
-  for (int32_t i : nodes_of(step)) {
-    const Node& n = graph_[i];
-    const bool here = n.op == &write_op ? place_of(graph_, i) == place : i == place.base;
-    if (!here || !expected[static_cast<size_t>(i)].defined()) continue;
-    const Tensor got = alias(adopt(const_cast<std::byte*>(actual), intern({n.layout->dtype(), {extent_of(*place.layout)}, {}}), nullptr, nullptr),
-                             place.layout, 0).clone();
-    const Tensor want = expected[static_cast<size_t>(i)].contiguous();
-    if (first_differing(want.bytes(), got.bytes(), want.numel(), want.dtype()) < 0) return {};
-    // The product's buffer holds the epilogue's result by then.
-    if (n.op->kind == Kind::contract && nodes_of(step).size() > 1) return {};
-    const int32_t guilty = n.op == &write_op ? n.inputs[1] : i;
-    return fmt::format("first differing op: %{} {}{}, in kernel {}", guilty, graph_[guilty].op->name,
-                       source_line(graph_[guilty].loc), describe(step));
+// Runs one region on right operands with every value of it stored, and compares them in program order; -1 if all agree.
+int32_t Plan::first_wrong_op(int member, const Frame& frame, std::byte* arena, const std::vector<Tensor>& expected) const {
+  const Draft& draft = partition_.drafts[static_cast<size_t>(member)];
+  std::vector<bool> stored = stored_;
+  for (int32_t i : draft.nodes) stored[static_cast<size_t>(i)] = graph_[i].op->kind != Kind::write;
+  std::optional<Lowered> all = lower(graph_, draft, stored);
+  if (!all) all = lower(graph_, draft, stored_);  // too many values to see them all
+  Tensors results;
+  std::vector<std::byte*> pointers;
+  std::vector<std::pair<int32_t, size_t>> written;  // (node, operand)
+  for (size_t k = 0; k < all->operands.size(); ++k) {
+    const Place& place = all->operands[k];
+    if (!all->region.operands[k].written) {
+      pointers.push_back(address_of(place, frame, arena));
+      continue;
+    }
+    // Results go to memory of their own: the operands must last until the region itself runs.
+    const bool seen = std::any_of(written.begin(), written.end(), [&](const auto& w) { return all->operands[w.second].base == place.base; });
+    if (seen && graph_[place.base].op->kind != Kind::input) {
+      pointers.push_back(pointers[std::find_if(written.begin(), written.end(), [&](const auto& w) {
+                           return all->operands[w.second].base == place.base;
+                         })->second]);
+      continue;
+    }
+    results.push_back(allocate(intern({place.layout->dtype(), {extent_of(*place.layout)}, {}})));
+    pointers.push_back(results.back().bytes());
+    for (int32_t i : draft.nodes)
+      if (graph_[i].op->kind == Kind::write ? place_of(graph_, i) == place : i == place.base) written.push_back({i, k});
   }
-  return {};
+  std::vector<uint64_t> scalars;
+  for (const ScalarSource& s : all->scalars) scalars.push_back(s.parameter >= 0 ? frame.scalars[s.parameter] : s.bits);
+  const std::vector<Storage*> storages(pointers.size(), nullptr);
+  backend_->compile(all->region)->run({pointers.data(), scalars.data(), storages.data()});
+  std::sort(written.begin(), written.end());
+  for (const auto& [node, k] : written)
+    if (expected[static_cast<size_t>(node)].defined() && differs(expected[static_cast<size_t>(node)], pointers[k], all->operands[k].layout))
+      return graph_[node].op->kind == Kind::write ? graph_[node].inputs[1] : node;
+  return -1;
 }
 
 }  // namespace rp

@@ -56,8 +56,8 @@ class Plan final : public Executable {
   };
   void resolve(const Frame& frame, std::byte* arena, Addresses& out) const;
   void run_step(const Step& step, const Addresses& a) const;
-  std::optional<std::string> compare_operand(const Step& step, const Lowered& l, size_t operand, const std::byte* actual,
-                                             const std::vector<Tensor>& expected) const;
+  std::byte* address_of(const Place& place, const Frame& frame, std::byte* arena) const;
+  int32_t first_wrong_op(int member, const Frame& frame, std::byte* arena, const std::vector<Tensor>& expected) const;
   std::vector<int32_t> nodes_of(const Step& step) const;
   std::string describe(const Step& step) const;
 

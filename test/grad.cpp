@@ -250,69 +250,75 @@ TEST_CASE("leaves are not written under the tape", "[grad]") {
   CHECK(values(x.grad()) == Doubles{4, 6});
 }
 
+namespace {
+
+// A program that writes in place, and the same one without.
+struct Pair {
+  RealFunction written, functional;
+};
+const Pair pairs[] = {
+    {[](const Tensors& v) {
+       const Tensor y = v[0] * 2;
+       y += v[1];
+       return y * y;
+     },
+     [](const Tensors& v) { return square(v[0] * 2 + v[1]); }},
+    {[](const Tensors& v) {
+       const Tensor y = v[0] * 2;
+       y[1].copy_(v[1]);
+       return y * y;
+     },
+     [](const Tensors& v) {
+       return square(concat({v[0].slice(0, 0, 1) * 2, v[1].unsqueeze(0), v[0].slice(0, 2, 3) * 2}));
+     }},
+    {[](const Tensors& v) {
+       const Tensor y = v[0] * 2;
+       y.transpose().slice(0, 1, 3) += v[1].slice(0, 0, 2).unsqueeze(1);
+       return exp(y);
+     },
+     [](const Tensors& v) {
+       return exp(v[0] * 2 + concat({zeros({1}, DType::f64), v[1].slice(0, 0, 2), zeros({1}, DType::f64)}));
+     }},
+    {[](const Tensors& v) {
+       const Tensor y = zeros({3, 4}, DType::f64);
+       for (int i = 0; i < 3; ++i) y[i].copy_(v[0][i] * v[1]);
+       return y;
+     },
+     [](const Tensors& v) { return v[0] * v[1]; }},
+    {[](const Tensors& v) {
+       const Tensor y = v[0].clone(), row = y[2];
+       y *= 3;
+       row += v[1];
+       y -= v[1] * v[1];
+       return y;
+     },
+     [](const Tensors& v) {
+       return concat({v[0].slice(0, 0, 2) * 3, (v[0].slice(0, 2, 3) * 3 + v[1])}) - v[1] * v[1];
+     }},
+    {[](const Tensors& v) {
+       const Tensor y = v[0].clone(), view = y.select(1, 0);
+       view.fill_(5);
+       return y * v[1] * sum(view);
+     },
+     [](const Tensors& v) { return concat({full({3, 1}, 5, DType::f64), v[0].slice(1, 1, 4)}, 1) * v[1] * 15; }},
+    {[](const Tensors& v) {
+       const Tensor y = v[0] + 0;
+       relu_(y.select(0, 1));
+       y.reshape({12}).slice(0, 0, 12, 5) -= 2;
+       return y * v[1];
+     },
+     [](const Tensors& v) {
+       const Tensor count = arange(12).reshape({3, 4}), every = remainder(count, 5) == 0;
+       const Tensor y = where(arange(3).unsqueeze(1) == 1, relu(v[0]), v[0]);
+       return where(every, y - 2, y) * v[1];
+     }},
+};
+
+}  // namespace
+
 TEST_CASE("writes under the tape", "[grad]") {
   Draw draw(3);
   const Tensor x = contiguous(draw.array({{3, 4}, DType::f64})), w = contiguous(draw.array({{4}, DType::f64}));
-  struct Pair {
-    RealFunction written, functional;
-  };
-  const Pair pairs[] = {
-      {[](const Tensors& v) {
-         const Tensor y = v[0] * 2;
-         y += v[1];
-         return y * y;
-       },
-       [](const Tensors& v) { return square(v[0] * 2 + v[1]); }},
-      {[](const Tensors& v) {
-         const Tensor y = v[0] * 2;
-         y[1].copy_(v[1]);
-         return y * y;
-       },
-       [](const Tensors& v) {
-         return square(concat({v[0].slice(0, 0, 1) * 2, v[1].unsqueeze(0), v[0].slice(0, 2, 3) * 2}));
-       }},
-      {[](const Tensors& v) {
-         const Tensor y = v[0] * 2;
-         y.transpose().slice(0, 1, 3) += v[1].slice(0, 0, 2).unsqueeze(1);
-         return exp(y);
-       },
-       [](const Tensors& v) {
-         return exp(v[0] * 2 + concat({zeros({1}, DType::f64), v[1].slice(0, 0, 2), zeros({1}, DType::f64)}));
-       }},
-      {[](const Tensors& v) {
-         const Tensor y = zeros({3, 4}, DType::f64);
-         for (int i = 0; i < 3; ++i) y[i].copy_(v[0][i] * v[1]);
-         return y;
-       },
-       [](const Tensors& v) { return v[0] * v[1]; }},
-      {[](const Tensors& v) {
-         const Tensor y = v[0].clone(), row = y[2];
-         y *= 3;
-         row += v[1];
-         y -= v[1] * v[1];
-         return y;
-       },
-       [](const Tensors& v) {
-         return concat({v[0].slice(0, 0, 2) * 3, (v[0].slice(0, 2, 3) * 3 + v[1])}) - v[1] * v[1];
-       }},
-      {[](const Tensors& v) {
-         const Tensor y = v[0].clone(), view = y.select(1, 0);
-         view.fill_(5);
-         return y * v[1] * sum(view);
-       },
-       [](const Tensors& v) { return concat({full({3, 1}, 5, DType::f64), v[0].slice(1, 1, 4)}, 1) * v[1] * 15; }},
-      {[](const Tensors& v) {
-         const Tensor y = v[0] + 0;
-         relu_(y.select(0, 1));
-         y.reshape({12}).slice(0, 0, 12, 5) -= 2;
-         return y * v[1];
-       },
-       [](const Tensors& v) {
-         const Tensor count = arange(12).reshape({3, 4}), every = remainder(count, 5) == 0;
-         const Tensor y = where(arange(3).unsqueeze(1) == 1, relu(v[0]), v[0]);
-         return where(every, y - 2, y) * v[1];
-       }},
-  };
   for (const Pair& p : pairs) {
     const Tensors in{x, w};
     CHECK(values(p.written(in)) == values(p.functional(in)));
