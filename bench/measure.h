@@ -8,8 +8,8 @@
 
 namespace bench {
 
-inline constexpr int rounds = 15;
-inline constexpr double round_ns = 2e6;  // the least time of one variant in one round
+inline constexpr int rounds = 31;
+inline constexpr double round_ns = 5e5;  // the least time of one variant in one round
 inline constexpr int warm_up_calls = 6;
 
 struct Variant {

@@ -68,8 +68,10 @@ void write(const Tensor& target, const Tensor& value) {
   engine.check_write(target);
   const Tensor* inputs[] = {&target, &value};
   const Call call{.op = &write_op, .inputs = inputs};
-  if (thread_state.recorder) engine.record(*thread_state.recorder, call);
-  else engine.run(call, target.impl()->layout);
+  if (thread_state.recorder)
+    engine.record(*thread_state.recorder, call);
+  else
+    engine.run(call, target.impl()->layout);
   engine.note_write(target, value);
 }
 

@@ -27,7 +27,7 @@ struct Compiled {
   KernelFn run = nullptr;
   const void* context = nullptr;  // goes into KernelArgs::context
   Program program;
-  std::string form;               // "jit avx2", "tile"
+  std::string form;  // "jit avx2", "tile"
   size_t code_bytes = 0;
 };
 

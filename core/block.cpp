@@ -21,7 +21,9 @@ constexpr int classes = 3;
 constexpr int max_kept = 4096;
 constexpr std::align_val_t alignment{64};
 
-struct Free { Free* next; };
+struct Free {
+  Free* next;
+};
 struct Lists {
   Free* heads[classes] = {};
   int counts[classes] = {};

@@ -26,22 +26,34 @@ constexpr bool is_floating(DType d) { return d >= DType::f32; }
 
 template <class T>
 constexpr DType dtype_of() {
-  if constexpr (std::is_same_v<T, bool>) return DType::boolean;
-  else if constexpr (std::is_same_v<T, int32_t>) return DType::i32;
-  else if constexpr (std::is_integral_v<T> && sizeof(T) == 8) return DType::i64;
-  else if constexpr (std::is_same_v<T, float>) return DType::f32;
-  else { static_assert(std::is_same_v<T, double>, "no tensor has this element type"); return DType::f64; }
+  if constexpr (std::is_same_v<T, bool>)
+    return DType::boolean;
+  else if constexpr (std::is_same_v<T, int32_t>)
+    return DType::i32;
+  else if constexpr (std::is_integral_v<T> && sizeof(T) == 8)
+    return DType::i64;
+  else if constexpr (std::is_same_v<T, float>)
+    return DType::f32;
+  else {
+    static_assert(std::is_same_v<T, double>, "no tensor has this element type");
+    return DType::f64;
+  }
 }
 
 /// Calls `f(T{})` with the C++ type of `d`.
 template <class F>
 decltype(auto) visit_dtype(DType d, F&& f) {
   switch (d) {
-    case DType::boolean: return f(bool{});
-    case DType::i32: return f(int32_t{});
-    case DType::i64: return f(int64_t{});
-    case DType::f32: return f(float{});
-    case DType::f64: break;
+    case DType::boolean:
+      return f(bool{});
+    case DType::i32:
+      return f(int32_t{});
+    case DType::i64:
+      return f(int64_t{});
+    case DType::f32:
+      return f(float{});
+    case DType::f64:
+      break;
   }
   return f(double{});
 }

@@ -1,6 +1,7 @@
 #pragma once
-// The expression language: the meaning of a pointwise op, written once as a C++ lambda over `Value`s. Evaluating the lambda
-// appends instructions to the Program under construction, so fused kernels are the concatenation of their ops' lambdas.
+// The expression language: the meaning of a pointwise op, written once as a C++ lambda over `Value`s. Evaluating the
+// lambda appends instructions to the Program under construction, so fused kernels are the concatenation of their ops'
+// lambdas.
 #include <span>
 
 #include "reprise/core/program.h"
@@ -124,7 +125,9 @@ Value acos(Value x);
 Value pow(Value x, Value y);
 
 /// Ten rounds of Philox4x32 (Salmon et al., 2011): `words` of the block numbered `counter` under `key`.
-struct Philox { Value words[4]; };
+struct Philox {
+  Value words[4];
+};
 Philox philox(const Value (&counter)[4], const Value (&key)[2]);
 
 }  // namespace rp

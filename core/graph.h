@@ -10,8 +10,8 @@
 
 namespace rp {
 
-/// Where a node's run-time scalar comes from: parameter `parameter` of the graph, or, if that is negative, fixed bits (only
-/// for numbers that are part of a composite's body).
+/// Where a node's run-time scalar comes from: parameter `parameter` of the graph, or, if that is negative, fixed bits
+/// (only for numbers that are part of a composite's body).
 struct ScalarSource {
   int32_t parameter = -1;
   uint64_t bits = 0;
@@ -24,7 +24,7 @@ struct Node {
   Attrs attrs{};
   std::vector<ScalarSource> scalars{};
   uint8_t scalar_mask = 0;
-  bool own = false;  // its elements are written later: never shared with an equal node
+  bool own = false;                // its elements are written later: never shared with an equal node
   const Layout* layout = nullptr;  // of a view: over the elements of its base
   Loc loc{};
 };
@@ -52,11 +52,12 @@ std::string to_string(const Graph& graph);
 /// Throws Error with the line number if the text is not a graph.
 Graph parse_graph(std::string_view text);
 
-/// Checks what shape rules and printing rely on: numbers of operands, attrs and scalars of every node. For text from outside.
+/// Checks what shape rules and printing rely on: numbers of operands, attrs and scalars of every node. For text from
+/// outside.
 void check_nodes(const Graph& graph);
 
-/// Checks the invariants: operands stand before their users, layouts follow the shape rules, outputs exist. Throws Error
-/// naming `stage` and the node otherwise.
+/// Checks the invariants: operands stand before their users, layouts follow the shape rules, outputs exist. Throws
+/// Error naming `stage` and the node otherwise.
 void verify(const Graph& graph, std::string_view stage);
 
 /// Appends nodes, sharing equal ones (same op, inputs, attrs, no scalars) as it goes.

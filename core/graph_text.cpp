@@ -31,10 +31,18 @@ std::string field_text(const Field& f, const std::byte* data) {
     const std::byte* p = data + f.offset;
     switch (f.type) {
       case FieldType::i32:
-      case FieldType::boolean: text += std::to_string(read_at<int32_t>(p, i)); break;
-      case FieldType::i64: text += std::to_string(read_at<int64_t>(p, i)); break;
-      case FieldType::dtype: text += name_of(static_cast<DType>(read_at<int32_t>(p, i))); break;
-      case FieldType::spec: text += layout_text(read_at<const Layout*>(p, i)); break;
+      case FieldType::boolean:
+        text += std::to_string(read_at<int32_t>(p, i));
+        break;
+      case FieldType::i64:
+        text += std::to_string(read_at<int64_t>(p, i));
+        break;
+      case FieldType::dtype:
+        text += name_of(static_cast<DType>(read_at<int32_t>(p, i)));
+        break;
+      case FieldType::spec:
+        text += layout_text(read_at<const Layout*>(p, i));
+        break;
     }
   }
   return f.count > 1 ? "[" + text + "]" : text;
@@ -77,7 +85,9 @@ class Reader {
  public:
   Reader(std::string_view line, int number) : rest_(line), number_(number) {}
 
-  void skip() { while (!rest_.empty() && rest_.front() == ' ') rest_.remove_prefix(1); }
+  void skip() {
+    while (!rest_.empty() && rest_.front() == ' ') rest_.remove_prefix(1);
+  }
   bool take(std::string_view token) {
     skip();
     if (!rest_.starts_with(token)) return false;
@@ -108,7 +118,8 @@ class Reader {
     Dims d;
     expect("[");
     if (take("]")) return d;
-    do d.push_back(number()); while (take(","));
+    do d.push_back(number());
+    while (take(","));
     expect("]");
     return d;
   }
@@ -142,7 +153,9 @@ class Reader {
 };
 
 template <class T>
-void put(std::byte* p, int i, T v) { std::memcpy(p + i * static_cast<int>(sizeof v), &v, sizeof v); }
+void put(std::byte* p, int i, T v) {
+  std::memcpy(p + i * static_cast<int>(sizeof v), &v, sizeof v);
+}
 
 void read_field(Reader& in, const Field& f, Attrs& attrs) {
   constexpr int widths[] = {4, 8, 4, 4, 8};
@@ -154,10 +167,18 @@ void read_field(Reader& in, const Field& f, Attrs& attrs) {
     if (i) in.expect(",");
     switch (f.type) {
       case FieldType::i32:
-      case FieldType::boolean: put(p, i, static_cast<int32_t>(in.number())); break;
-      case FieldType::i64: put(p, i, in.number()); break;
-      case FieldType::dtype: put(p, i, static_cast<int32_t>(in.dtype())); break;
-      case FieldType::spec: put(p, i, in.layout()); break;
+      case FieldType::boolean:
+        put(p, i, static_cast<int32_t>(in.number()));
+        break;
+      case FieldType::i64:
+        put(p, i, in.number());
+        break;
+      case FieldType::dtype:
+        put(p, i, static_cast<int32_t>(in.dtype()));
+        break;
+      case FieldType::spec:
+        put(p, i, in.layout());
+        break;
     }
   }
   if (f.count > 1) in.expect("]");
@@ -185,9 +206,12 @@ void read_node(Reader& in, int line, Graph& g) {
   for (const Field& f : n.op->fields) read_field(in, f, n.attrs);
   if (in.take("mask")) n.scalar_mask = static_cast<uint8_t>(in.number());
   for (;;) {
-    if (in.take("$")) n.scalars.push_back({static_cast<int32_t>(in.number()), 0});
-    else if (in.take("#")) n.scalars.push_back({-1, static_cast<uint64_t>(in.number(16))});
-    else break;
+    if (in.take("$"))
+      n.scalars.push_back({static_cast<int32_t>(in.number()), 0});
+    else if (in.take("#"))
+      n.scalars.push_back({-1, static_cast<uint64_t>(in.number(16))});
+    else
+      break;
   }
   if (n.scalars.size() > max_scalars) fail("parse_graph: line {}: too many scalars", line);
   n.own = in.take("own");

@@ -1,6 +1,6 @@
 #pragma once
-// An op is one entry of the table: name, kind, shape rule, gradient rule, meaning, samples for the tests. Eager running,
-// capture, fusion, gradients, printing, tests and documentation all read that entry.
+// An op is one entry of the table: name, kind, shape rule, gradient rule, meaning, samples for the tests. Eager
+// running, capture, fusion, gradients, printing, tests and documentation all read that entry.
 #include <array>
 #include <atomic>
 #include <cstring>
@@ -49,12 +49,17 @@ class Attrs {
     static_assert(sizeof(T) <= 64 && std::has_unique_object_representations_v<T> && alignof(T) <= 8);
     std::memcpy(bytes_.data(), &v, sizeof(T));
   }
-  template <class T> const T& as() const { return *reinterpret_cast<const T*>(bytes_.data()); }
+  template <class T>
+  const T& as() const {
+    return *reinterpret_cast<const T*>(bytes_.data());
+  }
   const std::byte* data() const { return bytes_.data(); }
   std::byte* data() { return bytes_.data(); }
   int size() const { return size_; }
   void resize(int n) { size_ = static_cast<uint8_t>(n); }
-  bool operator==(const Attrs& o) const { return size_ == o.size_ && !std::memcmp(bytes_.data(), o.bytes_.data(), size_); }
+  bool operator==(const Attrs& o) const {
+    return size_ == o.size_ && !std::memcmp(bytes_.data(), o.bytes_.data(), size_);
+  }
 
  private:
   alignas(8) std::array<std::byte, 64> bytes_{};
@@ -65,12 +70,22 @@ class Attrs {
 
 inline constexpr int max_scalars = 8;
 
-/// Run-time numbers of a call, as bit patterns in their own dtype. They are kernel arguments: never matched, folded or shared.
+/// Run-time numbers of a call, as bit patterns in their own dtype. They are kernel arguments: never matched, folded or
+/// shared.
 struct Scalars {
   std::array<uint64_t, max_scalars> bits{};
   uint8_t count = 0;
-  template <class T> void add(T v) { bits[count] = 0; std::memcpy(&bits[count++], &v, sizeof(T)); }
-  template <class T> T get(int i) const { T v; std::memcpy(&v, &bits[i], sizeof(T)); return v; }
+  template <class T>
+  void add(T v) {
+    bits[count] = 0;
+    std::memcpy(&bits[count++], &v, sizeof(T));
+  }
+  template <class T>
+  T get(int i) const {
+    T v;
+    std::memcpy(&v, &bits[i], sizeof(T));
+    return v;
+  }
 };
 
 /// One application of an op, before it runs. A pointwise op's operands are its tensor inputs and scalars; bit k of
@@ -97,11 +112,11 @@ class GradCall {
  public:
   virtual ~GradCall() = default;
   virtual const Tensor& dy() const = 0;
-  virtual Tensor input(int i) const = 0;   // tensor input i, if the entry says that its gradient needs inputs
-  virtual Tensor output() const = 0;       // likewise
+  virtual Tensor input(int i) const = 0;  // tensor input i, if the entry says that its gradient needs inputs
+  virtual Tensor output() const = 0;      // likewise
   virtual const Spec& input_spec(int i) const = 0;
   virtual int inputs() const = 0;
-  virtual bool wanted(int i) const = 0;    // whether input i takes part in the gradient
+  virtual bool wanted(int i) const = 0;  // whether input i takes part in the gradient
   virtual const Attrs& attrs() const = 0;
   virtual const Scalars& scalars() const = 0;
   virtual uint8_t scalar_mask() const = 0;
@@ -111,8 +126,8 @@ class GradCall {
 
 enum class Needs : uint8_t { nothing = 0, inputs = 1, output = 2, both = 3 };
 
-/// A gradient rule, written with public ops. It returns one gradient per tensor input; an undefined one means zero. Where a
-/// rule is written per operand, gradients of scalar operands are dropped by the caller.
+/// A gradient rule, written with public ops. It returns one gradient per tensor input; an undefined one means zero.
+/// Where a rule is written per operand, gradients of scalar operands are dropped by the caller.
 struct Gradient {
   Tensors (*rule)(const GradCall&) = nullptr;
   Needs needs = Needs::nothing;
@@ -124,8 +139,8 @@ struct Gradient {
 struct Samples {
   double low = -2, high = 2;
   bool floats = true, integers = true, booleans = false;
-  bool differentiable = true;     // false where kinks make central differences meaningless
-  double ulp = 4;                 // allowed error of the f32 result against long double
+  bool differentiable = true;  // false where kinks make central differences meaningless
+  double ulp = 4;              // allowed error of the f32 result against long double
 };
 
 // ---- the entry ------------------------------------------------------------------------------------------------------
@@ -139,8 +154,8 @@ using Kernel = void (*)(const KernelCall&);
 
 /// Filled by the engine when an op first runs somewhere; part of the entry so that finding a kernel is one look-up.
 struct Slots {
-  std::atomic<Kernel> kernels[2][dtype_count]{};                 // [device kind][dtype]
-  std::atomic<const void*> maps[dtype_count][16]{};              // compiled contiguous map, by scalar_mask
+  std::atomic<Kernel> kernels[2][dtype_count]{};     // [device kind][dtype]
+  std::atomic<const void*> maps[dtype_count][16]{};  // compiled contiguous map, by scalar_mask
 };
 
 struct Op {
@@ -155,7 +170,7 @@ struct Op {
   Gradient gradient{};
   std::span<const Field> fields{};
   Samples samples{};
-  bool random = false;  // takes a position of the generator
+  bool random = false;                                   // takes a position of the generator
   Type (*scalar_type)(int operand, Type out) = nullptr;  // of scalar operands; default: as the tensor operands
   mutable Slots slots{};
 };

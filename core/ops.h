@@ -1,7 +1,7 @@
 #pragma once
-// The public operations. Each runs at once, or is recorded, captured and fused; each has gradients of any order where they
-// make sense. Operands broadcast as in NumPy and are promoted to a common dtype (bool < i32 < i64 < f32 < f64; a C++ number
-// adapts to the tensors it meets). Wrong shapes, axes and dtypes throw rp::Error with the line of the call.
+// The public operations. Each runs at once, or is recorded, captured and fused; each has gradients of any order where
+// they make sense. Operands broadcast as in NumPy and are promoted to a common dtype (bool < i32 < i64 < f32 < f64; a
+// C++ number adapts to the tensors it meets). Wrong shapes, axes and dtypes throw rp::Error with the line of the call.
 #include <optional>
 
 #include "reprise/core/tensor.h"
@@ -18,7 +18,8 @@ Tensor full_like(In x, Scalar value);
 Tensor zeros_like(In x);
 Tensor ones_like(In x);
 /// A tensor of the values given, in row-major order; `values.size()` must be the shape's product.
-template <class T> Tensor tensor(std::span<const T> values, const Shape& shape, Loc loc = Loc::current());
+template <class T>
+Tensor tensor(std::span<const T> values, const Shape& shape, Loc loc = Loc::current());
 template <class T>
 Tensor tensor(const std::vector<T>& values, const Shape& shape, Loc loc = Loc::current()) {
   return tensor(std::span<const T>(values), shape, loc);
@@ -124,10 +125,10 @@ Tensor trunc(In x);
 Tensor relu(In x);
 Tensor leaky_relu(In x, double slope = 0.01);
 Tensor elu(In x, double alpha = 1);
-Tensor silu(In x);      ///< x * sigmoid(x)
-Tensor softplus(In x);  ///< log(1 + exp(x)), without overflow
-Tensor gelu(In x);      ///< x * Phi(x), by erf (Hendrycks and Gimpel, 2016)
-Tensor gelu_tanh(In x); ///< its tanh approximation
+Tensor silu(In x);       ///< x * sigmoid(x)
+Tensor softplus(In x);   ///< log(1 + exp(x)), without overflow
+Tensor gelu(In x);       ///< x * Phi(x), by erf (Hendrycks and Gimpel, 2016)
+Tensor gelu_tanh(In x);  ///< its tanh approximation
 
 // ---- reductions. `axes` empty means all. Sums follow a fixed tree over the reduced elements ----
 
@@ -146,8 +147,8 @@ Tensor all(In x, const Dims& axes = {}, bool keepdim = false);
 
 // ---- matrices ----
 
-/// Matrix product over the last two axes, batch axes broadcast: a: [..., m, k], b: [..., k, n] -> [..., m, n]; a 1-d operand
-/// is a row on the left, a column on the right. Each element is summed in order of k.
+/// Matrix product over the last two axes, batch axes broadcast: a: [..., m, k], b: [..., k, n] -> [..., m, n]; a 1-d
+/// operand is a row on the left, a column on the right. Each element is summed in order of k.
 Tensor matmul(In a, In b);
 /// x: [..., in], w: [in, out], b: [out] -> [..., out]
 Tensor linear(In x, In w, const Tensor& b = {});

@@ -1,6 +1,6 @@
 #pragma once
-// Defects for the tests of the tests. A build with REPRISE_PLANTED_DEFECTS contains them all, one of them active at a time;
-// in every other build `planted` is the constant false and nothing of them remains.
+// Defects for the tests of the tests. A build with REPRISE_PLANTED_DEFECTS contains them all, one of them active at a
+// time; in every other build `planted` is the constant false and nothing of them remains.
 #include <cstdint>
 
 namespace rp {

@@ -13,7 +13,8 @@ namespace {
 constexpr int precision = 8, edge_items = 3, line_width = 75;
 constexpr int64_t summarize_above = 1000;
 
-// Digits of |v| without an exponent: the shortest that read back, at most `precision` behind the point, none that are zero.
+// Digits of |v| without an exponent: the shortest that read back, at most `precision` behind the point, none that are
+// zero.
 template <class T>
 std::string positional(T v) {
   char text[400];
@@ -85,7 +86,8 @@ Formatter float_format(const std::vector<T>& values) {
     }
   return [=](double d) {
     const T v = static_cast<T>(d);
-    if (!std::isfinite(v)) return fmt::format("{:>{}}", std::isnan(v) ? "nan" : v < 0 ? "-inf" : "inf", left + right + 1);
+    if (!std::isfinite(v))
+      return fmt::format("{:>{}}", std::isnan(v) ? "nan" : v < 0 ? "-inf" : "inf", left + right + 1);
     const std::string s = plain(v);
     const size_t point = s.find('.');
     return std::string(left - point, ' ') + s + std::string(right - (s.size() - point - 1), ' ');
@@ -145,7 +147,8 @@ class Printer {
   }
 
   std::string block(const std::vector<std::string>& parts, int a) {
-    const std::string between = std::string(static_cast<size_t>(shape_.rank() - a - 1), '\n') + std::string(static_cast<size_t>(a) + 1, ' ');
+    const std::string between =
+        std::string(static_cast<size_t>(shape_.rank() - a - 1), '\n') + std::string(static_cast<size_t>(a) + 1, ' ');
     std::string text = "[";
     for (size_t i = 0; i < parts.size(); ++i) text += (i ? between : "") + parts[i];
     return text + "]";
@@ -193,8 +196,10 @@ std::string to_string(const Tensor& t, Loc loc) {
     } else {
       for (int64_t i = 0; i < t.numel(); ++i)
         if (shown(i)) {
-          if constexpr (std::is_same_v<T, bool>) cells[static_cast<size_t>(i)] = values[static_cast<size_t>(i)] ? "True" : "False";
-          else cells[static_cast<size_t>(i)] = std::to_string(values[static_cast<size_t>(i)]);
+          if constexpr (std::is_same_v<T, bool>)
+            cells[static_cast<size_t>(i)] = values[static_cast<size_t>(i)] ? "True" : "False";
+          else
+            cells[static_cast<size_t>(i)] = std::to_string(values[static_cast<size_t>(i)]);
         }
       cells = aligned(std::move(cells));
     }

@@ -1,8 +1,9 @@
 #pragma once
-// The loop IR. A Program is the straight-line body of a loop over `rows` x `columns` elements, in SSA form: what a fused
-// kernel computes for one element, from typed loads, run-time scalars and constants to typed stores and accumulators.
-// From it come machine code, the tile interpreter's steps and, on a GPU, CUDA C text; all compute the same bits, because
-// each instruction is one correctly rounded IEEE operation (or an integer one) and nothing is ever contracted.
+// The loop IR. A Program is the straight-line body of a loop over `rows` x `columns` elements, in SSA form: what a
+// fused kernel computes for one element, from typed loads, run-time scalars and constants to typed stores and
+// accumulators. From it come machine code, the tile interpreter's steps and, on a GPU, CUDA C text; all compute the
+// same bits, because each instruction is one correctly rounded IEEE operation (or an integer one) and nothing is ever
+// contracted.
 #include <cstdint>
 #include <span>
 #include <string>
@@ -22,19 +23,38 @@ enum class Ir : uint8_t {
   constant,  // the bits of imm, in `type`
   index,     // i32: linear number of the element, args.index + row * args.index_row + column (wraps at 2^32)
   // arithmetic on f32, f64, i32, i64 (integers wrap)
-  add, sub, mul, div,  // integer div truncates; by zero gives zero, and INT_MIN / -1 wraps
-  rem,       // integer only; takes the sign of the dividend; by zero gives zero
-  fma,       // a * b + c, rounded once; floats only
-  min, max,  // exactly x86's: a < b ? a : b and a > b ? a : b (so b, if a NaN is present)
-  sqrt, floor, ceil, trunc, nearest,  // floats only; nearest rounds ties to even
-  neg, abs,  // floats: sign bit only; integers wrap
+  add,
+  sub,
+  mul,
+  div,  // integer div truncates; by zero gives zero, and INT_MIN / -1 wraps
+  rem,  // integer only; takes the sign of the dividend; by zero gives zero
+  fma,  // a * b + c, rounded once; floats only
+  min,
+  max,  // exactly x86's: a < b ? a : b and a > b ? a : b (so b, if a NaN is present)
+  sqrt,
+  floor,
+  ceil,
+  trunc,
+  nearest,  // floats only; nearest rounds ties to even
+  neg,
+  abs,  // floats: sign bit only; integers wrap
   // bits: i32, i64; and, or, xor, andnot also on masks, and on floats as bit patterns
-  band, bor, bxor, andnot,  // andnot is ~a & b
-  shl, shr, sar,            // by the constant imm
-  mulhi,                    // i32: high half of the unsigned 64-bit product
+  band,
+  bor,
+  bxor,
+  andnot,  // andnot is ~a & b
+  shl,
+  shr,
+  sar,    // by the constant imm
+  mulhi,  // i32: high half of the unsigned 64-bit product
   // comparisons give a mask; `type` is that of the compared values; ordered (false if a NaN is present) except ne
-  eq, ne, lt, le, gt, ge,
-  select,   // a is a mask: a ? b : c
+  eq,
+  ne,
+  lt,
+  le,
+  gt,
+  ge,
+  select,  // a is a mask: a ? b : c
   // conversions: `type` is the result; the operand's type stands in `from`
   convert,  // float -> integer truncates (out of range or NaN: the least integer of that type, as x86 does);
             // mask -> number gives 0 or 1; number -> mask is != 0; f64 -> f32 and integer -> float round to nearest
@@ -111,14 +131,14 @@ inline constexpr int lanes = 16;
 
 /// What every compiled Program is called with.
 struct KernelArgs {
-  std::byte* pointers[max_operands];    // each operand's element (0, 0)
-  int64_t row_strides[max_operands];    // in bytes
+  std::byte* pointers[max_operands];  // each operand's element (0, 0)
+  int64_t row_strides[max_operands];  // in bytes
   int64_t rows = 0, columns = 0;
   const uint64_t* scalars = nullptr;
-  uint32_t index = 0, index_row = 0;    // of element (0, 0), and what a row adds
+  uint32_t index = 0, index_row = 0;  // of element (0, 0), and what a row adds
   std::byte* accumulators[max_accumulators];
-  int64_t accumulator_row_stride = 0;   // row form: bytes from one row's 16 lanes to the next row's
-  const void* context = nullptr;        // what the compiled form itself needs
+  int64_t accumulator_row_stride = 0;  // row form: bytes from one row's 16 lanes to the next row's
+  const void* context = nullptr;       // what the compiled form itself needs
 };
 using KernelFn = void (*)(const KernelArgs*);
 

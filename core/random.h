@@ -3,8 +3,8 @@
 
 namespace rp {
 
-/// The generator of the calling thread: a seed and the position in program order. A random op takes one position, at the
-/// call, whether it runs now or later; its element i is a pure function of (seed, position, i).
+/// The generator of the calling thread: a seed and the position in program order. A random op takes one position, at
+/// the call, whether it runs now or later; its element i is a pure function of (seed, position, i).
 struct Generator {
   uint64_t seed = 0;
   uint64_t position = 0;

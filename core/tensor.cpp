@@ -10,34 +10,33 @@
 namespace rp {
 namespace {
 
-// A tensor that owns its elements: handle, storage and, if they are few, the elements themselves in one block.
-struct Block {
-  TensorImpl impl;
-  Storage storage;
-};
-constexpr size_t header_bytes = (sizeof(Block) + 63) / 64 * 64;
+// A tensor that owns its elements is one block: the handle, its storage and, if they are few, the elements themselves.
+constexpr size_t rounded(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
+constexpr size_t storage_at = rounded(sizeof(TensorImpl), alignof(Storage));
+constexpr size_t header_bytes = rounded(storage_at + sizeof(Storage), 64);
 constexpr size_t inline_bytes = block_sizes[2] - header_bytes;
 static_assert(header_bytes <= block_sizes[1]);
 
-Block* block_of(Storage* s) {
-  return reinterpret_cast<Block*>(reinterpret_cast<std::byte*>(s) - offsetof(Block, storage));
+TensorImpl* owner_in_block(Storage* s) {
+  return reinterpret_cast<TensorImpl*>(reinterpret_cast<std::byte*>(s) - storage_at);
 }
 
 size_t block_bytes(const Storage& s) { return header_bytes + (s.is_inline ? s.bytes : 0); }
 
 alignas(64) std::byte nothing[64];  // where empty tensors point
 
-Block* make_block(const Layout* layout, size_t bytes, bool elements_inline) {
-  void* memory = allocate_block(header_bytes + (elements_inline ? bytes : 0));
-  auto* block = new (memory) Block;
-  block->impl.owns_block = true;
-  block->impl.layout = layout;
-  block->impl.storage = &block->storage;
-  block->storage.bytes = bytes;
-  block->storage.device = layout->spec.device;
-  block->storage.is_inline = elements_inline;
-  if (elements_inline) block->storage.data = static_cast<std::byte*>(memory) + header_bytes;
-  return block;
+TensorImpl* make_block(const Layout* layout, size_t bytes, bool elements_inline) {
+  auto* memory = static_cast<std::byte*>(allocate_block(header_bytes + (elements_inline ? bytes : 0)));
+  auto* impl = new (memory) TensorImpl;
+  auto* storage = new (memory + storage_at) Storage;
+  impl->owns_block = true;
+  impl->layout = layout;
+  impl->storage = storage;
+  storage->bytes = bytes;
+  storage->device = layout->spec.device;
+  storage->is_inline = elements_inline;
+  if (elements_inline) storage->data = memory + header_bytes;
+  return impl;
 }
 
 }  // namespace
@@ -45,16 +44,15 @@ Block* make_block(const Layout* layout, size_t bytes, bool elements_inline) {
 Tensor allocate(const Layout* packed) {
   const size_t bytes = packed->bytes();
   const bool small = bytes <= inline_bytes && packed->spec.device.kind == DeviceKind::cpu;
-  Block* block = make_block(packed, bytes, small && bytes);
-  Tensor t(&block->impl);
-  if (!block->storage.is_inline) materialize(block->storage, bytes);
+  Tensor t(make_block(packed, bytes, small && bytes));
+  if (!t.impl()->storage->is_inline) materialize(*t.impl()->storage, bytes);
   return t;
 }
 
 Tensor allocate_pending(const Layout* packed) {
-  Block* block = make_block(packed, packed->bytes(), false);
-  if (!block->storage.bytes) block->storage.data = nothing;
-  return Tensor(&block->impl);
+  Tensor t(make_block(packed, packed->bytes(), false));
+  if (!t.impl()->storage->bytes) t.impl()->storage->data = nothing;
+  return t;
 }
 
 void materialize(Storage& storage, size_t bytes) {
@@ -90,17 +88,18 @@ Tensor bare_alias(const Tensor& t) {
 }
 
 Tensor adopt(void* data, const Layout* layout, void (*release)(void*), void* context) {
-  Block* block = make_block(layout, layout->bytes(), false);
-  block->storage.data = static_cast<std::byte*>(data);
-  block->storage.release = release ? release : [](void*) {};
-  block->storage.release_context = context;
-  block->storage.exposed = true;
-  return Tensor(&block->impl);
+  Tensor t(make_block(layout, layout->bytes(), false));
+  Storage& storage = *t.impl()->storage;
+  storage.data = static_cast<std::byte*>(data);
+  storage.release = release ? release : [](void*) {};
+  storage.release_context = context;
+  storage.exposed = true;
+  return t;
 }
 
 TensorImpl* owner_of(Storage& storage) noexcept {
-  TensorImpl& impl = block_of(&storage)->impl;
-  return impl.refs.load(std::memory_order_relaxed) ? &impl : nullptr;
+  TensorImpl* impl = owner_in_block(&storage);
+  return impl->refs.load(std::memory_order_relaxed) ? impl : nullptr;
 }
 
 void attach(Storage& storage, std::unique_ptr<Attachment> attachment) {
@@ -111,12 +110,19 @@ void attach(Storage& storage, std::unique_ptr<Attachment> attachment) {
 void retain(Storage* storage) noexcept { storage->refs.fetch_add(1, std::memory_order_relaxed); }
 
 void drop(Storage* s) noexcept {
-  if (s->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  const uint32_t left = s->refs.fetch_sub(1, std::memory_order_acq_rel) - 1;
+  if (left) {
+    // Once only the tape holds the elements, nobody can ask for their history; it may hold the tape in turn.
+    if (s->history && left == s->saved_refs) engine.drop_history(std::exchange(s->history, nullptr));
+    return;
+  }
   s->attached.reset();
   if (s->history) engine.drop_history(std::exchange(s->history, nullptr));
-  if (s->release) s->release(s->release_context);
-  else if (s->data && s->data != nothing && !s->is_inline) engine.backend(s->device).release(s->data, s->bytes);
-  Block* block = block_of(s);
+  if (s->release)
+    s->release(s->release_context);
+  else if (s->data && s->data != nothing && !s->is_inline)
+    engine.backend(s->device).release(s->data, s->bytes);
+  TensorImpl* block = owner_in_block(s);
   const size_t bytes = block_bytes(*s);
   s->~Storage();
   free_block(block, bytes);
@@ -126,6 +132,7 @@ void Tensor::release() noexcept {
   if (impl_->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   if (impl_->grad) engine.drop_grad(std::exchange(impl_->grad, nullptr));
   Storage* storage = impl_->storage;
+  if (impl_->saved) --storage->saved_refs;
   if (!impl_->owns_block) free_block(impl_, sizeof(TensorImpl));
   drop(storage);  // frees an owning handle's block once no view needs the elements
 }
@@ -163,12 +170,14 @@ void for_each_element(const Layout& layout, std::byte* base, F&& f) {
 
 template <class To, class From>
 To converted(From v) {
-  if constexpr (std::is_same_v<To, bool>) return v != From{0};
+  if constexpr (std::is_same_v<To, bool>)
+    return v != From{0};
   else if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) {
     // As the engine's own conversion: what does not fit becomes the least integer.
     constexpr From limit = static_cast<From>(uint64_t{1} << (sizeof(To) * 8 - 1));
     return v >= -limit && v < limit ? static_cast<To>(v) : std::numeric_limits<To>::min();
-  } else return static_cast<To>(v);
+  } else
+    return static_cast<To>(v);
 }
 
 void check_host(const Tensor& t, const char* what) {
@@ -210,8 +219,8 @@ std::span<const T> Tensor::data(Loc loc) const {
   At at(loc);
   check_host(*this, "data");
   if (dtype() != dtype_of<T>()) fail("data: expected {}, the tensor is {}", name_of(dtype_of<T>()), name_of(dtype()));
-  if (!is_contiguous()) fail("data: expected a contiguous tensor, got {} with strides {}", to_string(spec()),
-                             rp::to_string(strides()));
+  if (!is_contiguous())
+    fail("data: expected a contiguous tensor, got {} with strides {}", to_string(spec()), rp::to_string(strides()));
   engine.before_read(*this);
   return {reinterpret_cast<const T*>(bytes()), static_cast<size_t>(numel())};
 }
@@ -244,11 +253,11 @@ void Tensor::copy_from(std::span<const T> values, Loc loc) {
   ++impl_->storage->content;
 }
 
-#define RP_INSTANTIATE(T)                                         \
-  template std::vector<T> Tensor::to_vector<T>(Loc) const;        \
-  template T Tensor::item<T>(Loc) const;                          \
-  template std::span<const T> Tensor::data<T>(Loc) const;         \
-  template T* Tensor::unsafe_data<T>(Loc);                        \
+#define RP_INSTANTIATE(T)                                  \
+  template std::vector<T> Tensor::to_vector<T>(Loc) const; \
+  template T Tensor::item<T>(Loc) const;                   \
+  template std::span<const T> Tensor::data<T>(Loc) const;  \
+  template T* Tensor::unsafe_data<T>(Loc);                 \
   template void Tensor::copy_from<T>(std::span<const T>, Loc);
 RP_INSTANTIATE(int32_t)
 RP_INSTANTIATE(int64_t)

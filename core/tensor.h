@@ -33,18 +33,20 @@ struct Storage {
   std::byte* data = nullptr;
   size_t bytes = 0;
   Device device;
-  bool is_inline = false;              // the data follow this struct in the same block
-  std::atomic<bool> exposed{false};    // a raw pointer that may write has escaped
-  void* recorder = nullptr;            // while pending: the recorder that knows it
+  bool is_inline = false;            // the data follow this struct in the same block
+  std::atomic<bool> exposed{false};  // a raw pointer that may write has escaped
+  void* recorder = nullptr;          // while pending: the recorder that knows it
   std::unique_ptr<Attachment> attached;
-  WriteHistory* history = nullptr;  // of writes that the gradient tape noted
-  void (*release)(void*) = nullptr;    // for bytes that came from outside
+  uint32_t saved_refs = 0;  // how many of `refs` are the gradient tape's own: they do not keep `history` alive
+  WriteHistory* history = nullptr;   // of writes that the gradient tape noted
+  void (*release)(void*) = nullptr;  // for bytes that came from outside
   void* release_context = nullptr;
 };
 
 struct TensorImpl {
   std::atomic<uint32_t> refs{1};
   bool owns_block = false;  // allocated together with its storage
+  bool saved = false;       // held by the gradient tape
   const Layout* layout = nullptr;
   Storage* storage = nullptr;
   int64_t offset = 0;  // in elements
@@ -57,8 +59,10 @@ struct TensorImpl {
 /// an integer tensor times a fraction becomes f32.
 struct Scalar {
   Scalar(bool v) : kind(Kind::boolean), i(v), f(v) {}
-  template <std::integral T> Scalar(T v) : kind(Kind::integer), i(static_cast<int64_t>(v)), f(static_cast<double>(v)) {}
-  template <std::floating_point T> Scalar(T v) : kind(Kind::real), i(0), f(static_cast<double>(v)) {}
+  template <std::integral T>
+  Scalar(T v) : kind(Kind::integer), i(static_cast<int64_t>(v)), f(static_cast<double>(v)) {}
+  template <std::floating_point T>
+  Scalar(T v) : kind(Kind::real), i(0), f(static_cast<double>(v)) {}
 
   enum class Kind : uint8_t { boolean, integer, real } kind;
   int64_t i;
@@ -73,8 +77,13 @@ class Tensor {
     if (impl_) impl_->refs.fetch_add(1, std::memory_order_relaxed);
   }
   Tensor(Tensor&& other) noexcept : impl_(std::exchange(other.impl_, nullptr)) {}
-  Tensor& operator=(Tensor other) noexcept { std::swap(impl_, other.impl_); return *this; }
-  ~Tensor() { if (impl_) release(); }
+  Tensor& operator=(Tensor other) noexcept {
+    std::swap(impl_, other.impl_);
+    return *this;
+  }
+  ~Tensor() {
+    if (impl_) release();
+  }
 
   bool defined() const noexcept { return impl_; }
   const Shape& shape() const { return layout().spec.shape; }
@@ -89,16 +98,21 @@ class Tensor {
   bool is_contiguous() const { return layout().contiguous; }
 
   /// The value of a tensor with one element, converted to T. Inside a capture this runs what is pending.
-  template <class T> T item(Loc loc = Loc::current()) const;
+  template <class T>
+  T item(Loc loc = Loc::current()) const;
   /// All elements in row-major order, converted to T.
-  template <class T> std::vector<T> to_vector(Loc loc = Loc::current()) const;
+  template <class T>
+  std::vector<T> to_vector(Loc loc = Loc::current()) const;
   /// Reading access to the elements of a contiguous tensor of dtype T. Valid until the tensor is written or dropped.
-  template <class T> std::span<const T> data(Loc loc = Loc::current()) const;
-  /// A raw pointer for reading and writing. From then on the engine assumes that the elements may change at any time, and
-  /// copies them whenever deferred work reads them. Prefer `copy_from`.
-  template <class T> T* unsafe_data(Loc loc = Loc::current());
+  template <class T>
+  std::span<const T> data(Loc loc = Loc::current()) const;
+  /// A raw pointer for reading and writing. From then on the engine assumes that the elements may change at any time,
+  /// and copies them whenever deferred work reads them. Prefer `copy_from`.
+  template <class T>
+  T* unsafe_data(Loc loc = Loc::current());
   /// Replaces all elements by `values`, in row-major order; their number must be `numel()`.
-  template <class T> void copy_from(std::span<const T> values, Loc loc = Loc::current());
+  template <class T>
+  void copy_from(std::span<const T> values, Loc loc = Loc::current());
   /// True while the value is recorded but not yet computed.
   bool pending() const noexcept { return impl_ && !impl_->storage->data && impl_->layout->numel; }
 
@@ -110,7 +124,8 @@ class Tensor {
   Tensor select(int axis, int64_t index, Loc loc = Loc::current()) const;  ///< Drops the axis.
   /// An index that notes the line of the call.
   struct Index {
-    template <std::integral T> Index(T i, Loc where = Loc::current()) : value(static_cast<int64_t>(i)), loc(where) {}
+    template <std::integral T>
+    Index(T i, Loc where = Loc::current()) : value(static_cast<int64_t>(i)), loc(where) {}
     int64_t value;
     Loc loc;
   };

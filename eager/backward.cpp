@@ -52,11 +52,14 @@ class NotedCall : public GradCall {
       return Operand(held_.emplace_back(input(i)));
     }
     const int slot = std::popcount(static_cast<unsigned>(node_->scalar_mask & ((1 << k) - 1)));
-    return visit_dtype(!node_->edges.size() ? node_->layout->dtype() : node_->edges[node_->edges.size() - 1].layout->dtype(),
-                       [&]<class T>(T) -> Operand {
-                         if constexpr (std::is_same_v<T, bool>) return node_->scalars.get<int32_t>(slot) != 0;
-                         else return node_->scalars.get<T>(slot);
-                       });
+    return visit_dtype(
+        !node_->edges.size() ? node_->layout->dtype() : node_->edges[node_->edges.size() - 1].layout->dtype(),
+        [&]<class T>(T) -> Operand {
+          if constexpr (std::is_same_v<T, bool>)
+            return node_->scalars.get<int32_t>(slot) != 0;
+          else
+            return node_->scalars.get<T>(slot);
+        });
   }
 
  private:
@@ -96,7 +99,8 @@ class Walk {
   Walk(const Tensors& outputs, const Tensors* inputs, const GradOptions& options)
       : options_(options), everything_(!inputs) {
     if (inputs) mark(outputs, *inputs);
-    for (size_t i = 0; i < outputs.size(); ++i) seed(outputs[i], i < options.seeds.size() ? options.seeds[i] : Tensor());
+    for (size_t i = 0; i < outputs.size(); ++i)
+      seed(outputs[i], i < options.seeds.size() ? options.seeds[i] : Tensor());
   }
 
   void run() {
@@ -120,7 +124,8 @@ class Walk {
   const std::vector<Tensor>& leaves() const { return leaves_; }
   const Tensor& leaf_sum(const Tensor& leaf) { return results_.at(leaf.impl()); }
   bool is_seed(const Tensor& t) const {
-    return std::any_of(options_.seeds.begin(), options_.seeds.end(), [&](const Tensor& s) { return s.shares_storage(t); });
+    return std::any_of(options_.seeds.begin(), options_.seeds.end(),
+                       [&](const Tensor& s) { return s.shares_storage(t); });
   }
 
  private:
@@ -160,14 +165,14 @@ class Walk {
 
   void seed(const Tensor& output, Tensor dy) {
     if (!dy.defined()) {
-      if (output.numel() != 1)
-        fail("backward: expected one element or a seed, got {}", to_string(output.spec()));
+      if (output.numel() != 1) fail("backward: expected one element or a seed, got {}", to_string(output.spec()));
       dy = ones(output.shape(), output.dtype());
     } else if (dy.spec() != output.spec()) {
       fail("backward: expected a seed {}, got {}", to_string(output.spec()), to_string(dy.spec()));
     }
     const Edge e = history(output);
-    if (!e.target()) fail("backward: {} does not depend on anything that requires a gradient", to_string(output.spec()));
+    if (!e.target())
+      fail("backward: {} does not depend on anything that requires a gradient", to_string(output.spec()));
     if (wanted(e)) contribute(e, dy);
   }
 
@@ -204,11 +209,11 @@ class Walk {
     Tensors inputs;
     for (int i = 0; i < call.inputs(); ++i) inputs.push_back(call.input(i));
     Tensors dx = node->custom(inputs, call.output(), dy);
-    if (dx.size() != inputs.size())
-      fail("custom gradient: expected {} gradients, got {}", inputs.size(), dx.size());
+    if (dx.size() != inputs.size()) fail("custom gradient: expected {} gradients, got {}", inputs.size(), dx.size());
     for (size_t i = 0; i < dx.size(); ++i)
       if (dx[i].defined() && dx[i].spec() != inputs[i].spec())
-        fail("custom gradient: expected {} for input {}, got {}", to_string(inputs[i].spec()), i, to_string(dx[i].spec()));
+        fail("custom gradient: expected {} for input {}, got {}", to_string(inputs[i].spec()), i,
+             to_string(dx[i].spec()));
     return dx;
   }
 
@@ -253,9 +258,8 @@ void backward(const Tensor& output, const Tensor& seed, bool retain_graph) {
   for (const Tensor& leaf : walk.leaves()) {
     Tensor sum = walk.leaf_sum(leaf);
     if (const Tensor before = leaf.grad(); before.defined()) sum = before + sum;
-    const bool shared = walk.is_seed(sum) || std::any_of(given.begin(), given.end(), [&](const Tensor& t) {
-      return t.shares_storage(sum);
-    });
+    const bool shared = walk.is_seed(sum) ||
+                        std::any_of(given.begin(), given.end(), [&](const Tensor& t) { return t.shares_storage(sum); });
     if (shared || !sum.is_contiguous() || sum.shares_storage(leaf)) sum = sum.clone();
     given.push_back(sum);
     leaf.set_grad(bare_alias(sum));

@@ -1,7 +1,7 @@
 #pragma once
 // Gradients. Ops are noted on a tape of plain data while an input requires a gradient; `backward` and `grad` walk it in
-// reverse program order and call the ops' gradient rules, which are public ops and so can be recorded and differentiated
-// again.
+// reverse program order and call the ops' gradient rules, which are public ops and so can be recorded and
+// differentiated again.
 #include <functional>
 
 #include "reprise/core/tensor.h"
@@ -11,8 +11,9 @@ namespace rp {
 struct GradOptions {
   bool create_graph = false;  ///< note the gradient's own ops, for higher orders
   bool retain_graph = false;  ///< keep the tape for another walk (implied by create_graph)
-  bool allow_unused = false;  ///< give an undefined tensor for an input that the outputs do not depend on, instead of throwing
-  Tensors seeds = {};         ///< gradients of the outputs; by default 1 for outputs of one element
+  bool allow_unused =
+      false;           ///< give an undefined tensor for an input that the outputs do not depend on, instead of throwing
+  Tensors seeds = {};  ///< gradients of the outputs; by default 1 for outputs of one element
 };
 
 /// Gradients of `outputs` for `inputs`, one each.
@@ -36,7 +37,8 @@ auto value_and_grad(F f) {
   };
 }
 
-/// Runs `f` and returns its value with the gradients of all leaves it reached that require one, without being told which.
+/// Runs `f` and returns its value with the gradients of all leaves it reached that require one, without being told
+/// which.
 struct ImplicitGradients {
   Tensor value;
   std::vector<std::pair<Tensor, Tensor>> grads;  ///< (leaf, its gradient), in the order of first use
@@ -61,8 +63,8 @@ decltype(auto) no_grad(F&& f) {
 }
 bool grad_enabled();
 
-/// A function with a gradient of the user's own. `forward` runs un-noted; `backward(inputs, output, dy)` returns one gradient
-/// per input, in public ops.
+/// A function with a gradient of the user's own. `forward` runs un-noted; `backward(inputs, output, dy)` returns one
+/// gradient per input, in public ops.
 struct CustomGradient {
   std::function<Tensor(const Tensors& inputs)> forward;
   std::function<Tensors(const Tensors& inputs, const Tensor& output, const Tensor& dy)> backward;

@@ -1,5 +1,5 @@
-// Running one op now. A plain contiguous map and a single library kernel are called directly; everything else goes through
-// the cached plan of a graph of one op, so that both modes run the same kernels.
+// Running one op now. A plain contiguous map and a single library kernel are called directly; everything else goes
+// through the cached plan of a graph of one op, so that both modes run the same kernels.
 #include "reprise/eager/run.h"
 
 #include <algorithm>
@@ -40,7 +40,8 @@ const Compiled* compile_map(const Call& call, const Layout* out) {
       operands.push_back(b.load(b.operand(call.inputs[tensor++]->dtype(), Access::contiguous)));
       continue;
     }
-    const Type type = op.scalar_type ? op.scalar_type(k, out_type) : type_of(call.inputs.empty() ? out->dtype() : call.inputs.back()->dtype());
+    const Type type = op.scalar_type ? op.scalar_type(k, out_type)
+                                     : type_of(call.inputs.empty() ? out->dtype() : call.inputs.back()->dtype());
     operands.push_back(type == Type::mask ? b.convert(b.scalar(scalar++, Type::i32), type) : b.scalar(scalar++, type));
   }
   const Value result = op.meaning(operands, call.attrs, out_type);
@@ -50,7 +51,8 @@ const Compiled* compile_map(const Call& call, const Layout* out) {
 
 void run_map(const Call& call, const Tensor& out) {
   const Layout* layout = out.impl()->layout;
-  std::atomic<const void*>& slot = call.op->slots.maps[static_cast<int>(kernel_dtype(call, layout))][std::min<int>(call.scalar_mask, 15)];
+  std::atomic<const void*>& slot =
+      call.op->slots.maps[static_cast<int>(kernel_dtype(call, layout))][std::min<int>(call.scalar_mask, 15)];
   auto* compiled = static_cast<const Compiled*>(slot.load(std::memory_order_acquire));
   if (!compiled) {
     compiled = compile_map(call, layout);
@@ -101,7 +103,8 @@ void run_out(const Call& call, const Tensor& out) {
   const Layout* layout = out.impl()->layout;
   if (!layout->numel) return;
   if (call.op->kind == Kind::pointwise && direct(call, layout)) return run_map(call, out);
-  const bool contiguous = std::all_of(call.inputs.begin(), call.inputs.end(), [](const Tensor* t) { return t->is_contiguous(); });
+  const bool contiguous =
+      std::all_of(call.inputs.begin(), call.inputs.end(), [](const Tensor* t) { return t->is_contiguous(); });
   if (call.op->kind == Kind::kernel && contiguous) return run_kernel(call, out);
   engine.run_plan(call, out);
 }
@@ -122,7 +125,8 @@ void run_into(const Tensor& target, const Call& call) {
   ++target.impl()->storage->version;
   ++target.impl()->storage->content;
   if (!target.numel()) return;
-  const bool apart = std::none_of(call.inputs.begin(), call.inputs.end(), [&](const Tensor* t) { return overlaps(*t, target); });
+  const bool apart =
+      std::none_of(call.inputs.begin(), call.inputs.end(), [&](const Tensor* t) { return overlaps(*t, target); });
   if (apart && call.op->kind == Kind::pointwise && direct(call, target.impl()->layout)) return run_map(call, target);
   if (apart && call.op == &copy_op) return engine.run_plan(call, target);
   const Tensor value = run(call, target.impl()->layout->packed);

@@ -75,8 +75,16 @@ Tensor base_tensor(const Tensor& t) {
   return state && state->base.defined() ? state->base : t;
 }
 
+// A handle for the tape, which does not keep the history of the elements alive.
+Tensor for_tape(const Tensor& value) {
+  Tensor t = bare_alias(value);
+  t.impl()->saved = true;
+  ++t.impl()->storage->saved_refs;
+  return t;
+}
+
 void save(Edge& edge, const Tensor& value) {
-  edge.saved = bare_alias(value);
+  edge.saved = for_tape(value);
   edge.version = value.impl()->storage->version;
 }
 
@@ -131,7 +139,7 @@ void note(const Call& call, const Tensor& out) {
     if (needs & static_cast<int>(Needs::inputs)) save(edge, *input);
   }
   if (needs & static_cast<int>(Needs::output)) {
-    node->output = bare_alias(out);
+    node->output = for_tape(out);
     node->output_version = out.impl()->storage->version;
   }
   GradState& state = state_of(out);
@@ -152,7 +160,8 @@ void check_write(const Tensor& target) {
   if (!thread_state.grad) return;
   const GradState* state = target.impl()->grad;
   if (!state) return;
-  if (state->leaf) fail("write: {} is a leaf that requires a gradient; change it under no_grad", to_string(layout.spec));
+  if (state->leaf)
+    fail("write: {} is a leaf that requires a gradient; change it under no_grad", to_string(layout.spec));
   if (state->base.defined() && state->base.impl()->grad && state->base.impl()->grad->leaf)
     fail("write: {} is a view of a leaf that requires a gradient; change it under no_grad", to_string(layout.spec));
 }
@@ -245,7 +254,7 @@ Tensor CustomGradient::operator()(const Tensors& inputs, Loc loc) const {
   y = bare_alias(y);
   TapeRef node = make_node(copy_op, y.impl()->layout->packed);
   for (const Tensor& t : inputs) save(node->edges.push_back(history(t)), t);
-  node->output = bare_alias(y);
+  node->output = for_tape(y);
   node->output_version = y.impl()->storage->version;
   node->custom = backward;
   GradState& state = state_of(y);

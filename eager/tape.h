@@ -1,8 +1,8 @@
 #pragma once
 // The tape: one node of plain data for each noted op. A tensor's GradState points at the node that made it.
 //
-// Writes are made functional here: a write to a storage appends a node for the whole storage's new elements, and tensors on
-// that storage derive their history from it (by `as_strided`) when they are next used.
+// Writes are made functional here: a write to a storage appends a node for the whole storage's new elements, and
+// tensors on that storage derive their history from it (by `as_strided`) when they are next used.
 #include <functional>
 #include <utility>
 #include <vector>
@@ -20,7 +20,10 @@ class TapeRef {
   explicit TapeRef(TapeNode* owned) : node_(owned) {}
   TapeRef(const TapeRef& o);
   TapeRef(TapeRef&& o) noexcept : node_(std::exchange(o.node_, nullptr)) {}
-  TapeRef& operator=(TapeRef o) noexcept { std::swap(node_, o.node_); return *this; }
+  TapeRef& operator=(TapeRef o) noexcept {
+    std::swap(node_, o.node_);
+    return *this;
+  }
   ~TapeRef();
   TapeNode* get() const { return node_; }
   TapeNode* operator->() const { return node_; }
@@ -33,10 +36,10 @@ class TapeRef {
 
 /// One tensor input of a noted op: what its gradient flows to, and what the rule needs to see.
 struct Edge {
-  TapeRef node{};          // made by a noted op
-  Tensor leaf{};           // or a leaf that requires a gradient; neither: no gradient flows here
-  Tensor saved{};          // the value, without history, if the rule needs it
-  uint32_t version = 0;    // of its storage when it was saved
+  TapeRef node{};        // made by a noted op
+  Tensor leaf{};         // or a leaf that requires a gradient; neither: no gradient flows here
+  Tensor saved{};        // the value, without history, if the rule needs it
+  uint32_t version = 0;  // of its storage when it was saved
   const Layout* layout = nullptr;
 
   const void* target() const { return node ? static_cast<const void*>(node.get()) : leaf.impl(); }
@@ -85,8 +88,8 @@ struct TapeNode {
   uint32_t output_version = 0;
   const Layout* layout = nullptr;  // packed layout of the result
   Loc loc;
-  // Of a write, counted from the storage's first element: the region that was replaced, and the tensor that its first edge
-  // stands for.
+  // Of a write, counted from the storage's first element: the region that was replaced, and the tensor that its first
+  // edge stands for.
   const Layout* region = nullptr;
   const Layout* base = nullptr;
   int64_t region_offset = 0, base_offset = 0;

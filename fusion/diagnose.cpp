@@ -18,8 +18,10 @@ class PrivateInputs {
     for (size_t k = 0; k < g.inputs.size(); ++k) {
       const auto owner = static_cast<size_t>(g.aliases[k]);
       Storage* s = frame.storages[k];
-      if (owner == k) bytes_.emplace_back(s->data, s->data + s->bytes);
-      else bytes_.emplace_back();
+      if (owner == k)
+        bytes_.emplace_back(s->data, s->data + s->bytes);
+      else
+        bytes_.emplace_back();
       inputs_.push_back(bytes_[owner].data() + (frame.inputs[k] - s->data));
       layouts_.push_back(g[g.inputs[k]].layout);
     }
@@ -122,7 +124,8 @@ std::optional<std::string> Plan::first_difference(const Frame& frame) const {
 }
 
 // Runs one region on right operands with every value of it stored, and compares them in program order; -1 if all agree.
-int32_t Plan::first_wrong_op(int member, const Frame& frame, std::byte* arena, const std::vector<Tensor>& expected) const {
+int32_t Plan::first_wrong_op(int member, const Frame& frame, std::byte* arena,
+                             const std::vector<Tensor>& expected) const {
   const Draft& draft = partition_.drafts[static_cast<size_t>(member)];
   std::vector<bool> stored = stored_;
   for (int32_t i : draft.nodes) stored[static_cast<size_t>(i)] = graph_[i].op->kind != Kind::write;
@@ -138,11 +141,12 @@ int32_t Plan::first_wrong_op(int member, const Frame& frame, std::byte* arena, c
       continue;
     }
     // Results go to memory of their own: the operands must last until the region itself runs.
-    const bool seen = std::any_of(written.begin(), written.end(), [&](const auto& w) { return all->operands[w.second].base == place.base; });
+    const bool seen = std::any_of(written.begin(), written.end(),
+                                  [&](const auto& w) { return all->operands[w.second].base == place.base; });
     if (seen && graph_[place.base].op->kind != Kind::input) {
       pointers.push_back(pointers[std::find_if(written.begin(), written.end(), [&](const auto& w) {
-                           return all->operands[w.second].base == place.base;
-                         })->second]);
+                                    return all->operands[w.second].base == place.base;
+                                  })->second]);
       continue;
     }
     results.push_back(allocate(intern({place.layout->dtype(), {extent_of(*place.layout)}, {}})));
@@ -156,7 +160,8 @@ int32_t Plan::first_wrong_op(int member, const Frame& frame, std::byte* arena, c
   backend_->compile(all->region)->run({pointers.data(), scalars.data(), storages.data()});
   std::sort(written.begin(), written.end());
   for (const auto& [node, k] : written)
-    if (expected[static_cast<size_t>(node)].defined() && differs(expected[static_cast<size_t>(node)], pointers[k], all->operands[k].layout))
+    if (expected[static_cast<size_t>(node)].defined() &&
+        differs(expected[static_cast<size_t>(node)], pointers[k], all->operands[k].layout))
       return graph_[node].op->kind == Kind::write ? graph_[node].inputs[1] : node;
   return -1;
 }

@@ -16,9 +16,9 @@ using SlotKind = StageSlot::Kind;
 struct Work {
   ProgramBuilder builder;
   Stage stage;
-  std::map<int32_t, Value> values;                                // of nodes computed or loaded here
-  std::map<std::pair<int, int>, int> slots;                       // (slot kind, index) -> program operand
-  std::vector<std::pair<Value, int>> stores;                      // (value, program operand), emitted last
+  std::map<int32_t, Value> values;            // of nodes computed or loaded here
+  std::map<std::pair<int, int>, int> slots;   // (slot kind, index) -> program operand
+  std::vector<std::pair<Value, int>> stores;  // (value, program operand), emitted last
 };
 
 class Lowering {
@@ -133,9 +133,12 @@ class Lowering {
       if (when != s || (reduces || full(i)) != full_stage) continue;
       if (node(i).op->kind == Kind::contract) continue;
       any = true;
-      if (reduces) accumulate(w, i);
-      else if (node(i).op->kind == Kind::write) store(w, read(w, node(i).inputs[1], full_stage), place_of(g_, i), false);
-      else compute(w, i, full_stage);
+      if (reduces)
+        accumulate(w, i);
+      else if (node(i).op->kind == Kind::write)
+        store(w, read(w, node(i).inputs[1], full_stage), place_of(g_, i), false);
+      else
+        compute(w, i, full_stage);
     }
     // A result that is needed outside is stored by the row stage that follows its pass.
     if (!full_stage)
@@ -155,8 +158,10 @@ class Lowering {
     std::vector<Value> operands;
     size_t tensor = 0, scalar = 0;
     for (int k = 0; k < static_cast<int>(n.inputs.size() + n.scalars.size()); ++k) {
-      if (n.scalar_mask >> k & 1) operands.push_back(scalar_value(w, n, k, scalar++));
-      else operands.push_back(read(w, n.inputs[tensor++], full_stage));
+      if (n.scalar_mask >> k & 1)
+        operands.push_back(scalar_value(w, n, k, scalar++));
+      else
+        operands.push_back(read(w, n.inputs[tensor++], full_stage));
     }
     if (operands.empty()) return;
     const Value result = n.op->meaning(operands, n.attrs, type_of(n.layout->dtype()));
@@ -167,8 +172,9 @@ class Lowering {
 
   Value scalar_value(Work& w, const Node& n, int k, size_t scalar) {
     const Type out = type_of(n.layout->dtype());
-    Type type = n.op->scalar_type ? n.op->scalar_type(k, out)
-                : n.inputs.empty() ? out : type_of(node(n.inputs.back()).layout->dtype());
+    Type type = n.op->scalar_type  ? n.op->scalar_type(k, out)
+                : n.inputs.empty() ? out
+                                   : type_of(node(n.inputs.back()).layout->dtype());
     const int slot = scalar_slot(n.scalars[scalar]);
     if (type != Type::mask) return w.builder.scalar(slot, type);
     return w.builder.convert(w.builder.scalar(slot, Type::i32), Type::mask);
@@ -187,7 +193,8 @@ class Lowering {
   bool used_later(int32_t i, bool full_stage) const {
     return std::any_of(d_.nodes.begin(), d_.nodes.end(), [&](int32_t user) {
       const auto inputs = read_inputs(user);
-      const bool reads = std::any_of(inputs.begin(), inputs.end(), [&](int32_t in) { return producer_of(g_, in) == i; });
+      const bool reads =
+          std::any_of(inputs.begin(), inputs.end(), [&](int32_t in) { return producer_of(g_, in) == i; });
       const bool reduces = node(user).op->kind == Kind::reduce;
       const int when = reduces ? stage_.at(user) - 1 : stage_.at(user);
       return reads && (when > stage_.at(i) || (reduces || full(user)) != full_stage);
@@ -225,7 +232,8 @@ class Lowering {
       if (const auto it = w.values.find(p); it != w.values.end()) return it->second;
       if (!full(p)) return row_value(w, p);
       const int index = temp_of(p, region().full_temps);
-      return w.values[p] = load(w, slot(w, SlotKind::full_temp, index, node(p).layout->dtype(), Access::contiguous, false));
+      return w.values[p] =
+                 load(w, slot(w, SlotKind::full_temp, index, node(p).layout->dtype(), Access::contiguous, false));
     }
     return load(w, operand_slot(w, add_operand(place_of(g_, in), false, d_.reduced && !full_stage), false));
   }
@@ -254,7 +262,8 @@ class Lowering {
     Access access = Access::contiguous;
     if (w.stage.full) {
       for (int a = d_.shape.rank() - 1; a >= 0; --a) {
-        const bool column = d_.kind == RegionKind::rows ? (d_.reduced >> a & 1) : d_.kind != RegionKind::columns || !(d_.reduced >> a & 1);
+        const bool column = d_.kind == RegionKind::rows ? (d_.reduced >> a & 1)
+                                                        : d_.kind != RegionKind::columns || !(d_.reduced >> a & 1);
         if (!column || d_.shape[a] == 1) continue;
         access = s[a] ? Access::contiguous : Access::broadcast;
         break;
@@ -281,7 +290,8 @@ class Lowering {
     std::vector<Strides> strides;
     for (const RegionOperand& o : region().operands) {
       Strides s = packed_strides(d_.shape);
-      if (!(d_.kind == RegionKind::gemm && strides.size() < 2) && !full_strides(d_, *o.layout, o.per_row, s)) return false;
+      if (!(d_.kind == RegionKind::gemm && strides.size() < 2) && !full_strides(d_, *o.layout, o.per_row, s))
+        return false;
       strides.push_back(s);
     }
     std::optional<Nest> nest = d_.kind == RegionKind::gemm ? matrix_nest(d_.shape, strides)

@@ -13,8 +13,8 @@ struct Lowered {
   std::vector<ScalarSource> scalars;
 };
 
-/// Turns a draft into a region. `stored[i]` says that node i's elements are needed outside the draft. No value if the draft
-/// has more operands than a program can take; then it must be split.
+/// Turns a draft into a region. `stored[i]` says that node i's elements are needed outside the draft. No value if the
+/// draft has more operands than a program can take; then it must be split.
 std::optional<Lowered> lower(const Graph& graph, const Draft& draft, const std::vector<bool>& stored);
 
 }  // namespace rp

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
+#include <utility>
 
 namespace rp {
 namespace {
@@ -11,7 +12,8 @@ constexpr size_t alignment = 64;
 size_t padded(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 
 // Places the buffers in the given order, each into the lowest gap between those alive with it.
-size_t place_in_order(const std::vector<Lifetime>& buffers, const std::vector<size_t>& order, std::vector<size_t>& offsets) {
+size_t place_in_order(const std::vector<Lifetime>& buffers, const std::vector<size_t>& order,
+                      std::vector<size_t>& offsets) {
   size_t total = 0;
   std::vector<size_t> placed;  // sorted by offset
   for (size_t i : order) {
@@ -25,8 +27,9 @@ size_t place_in_order(const std::vector<Lifetime>& buffers, const std::vector<si
     }
     offsets[i] = at;
     total = std::max(total, at + padded(b.bytes));
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), i,
-                                   [&](size_t x, size_t y) { return offsets[x] < offsets[y]; }), i);
+    placed.insert(
+        std::upper_bound(placed.begin(), placed.end(), i, [&](size_t x, size_t y) { return offsets[x] < offsets[y]; }),
+        i);
   }
   return total;
 }
@@ -36,18 +39,21 @@ size_t place_in_order(const std::vector<Lifetime>& buffers, const std::vector<si
 size_t plan_memory(std::vector<Lifetime>& buffers) {
   std::vector<size_t> order(buffers.size()), offsets(buffers.size());
   size_t best = SIZE_MAX;
-  const auto area = [&](size_t i) { return buffers[i].bytes * static_cast<size_t>(buffers[i].last - buffers[i].first + 1); };
-  const auto try_order = [&](auto before) {
+  const auto area = [&](size_t i) {
+    return buffers[i].bytes * static_cast<size_t>(buffers[i].last - buffers[i].first + 1);
+  };
+  const auto try_order = [&](auto weight) {
     std::iota(order.begin(), order.end(), size_t{0});
-    std::stable_sort(order.begin(), order.end(), before);
+    std::sort(order.begin(), order.end(),
+              [&](size_t a, size_t b) { return std::pair(weight(b), a) < std::pair(weight(a), b); });
     const size_t total = place_in_order(buffers, order, offsets);
     if (total >= best) return;
     best = total;
     for (size_t i = 0; i < buffers.size(); ++i) buffers[i].offset = offsets[i];
   };
-  try_order([&](size_t a, size_t b) { return buffers[a].bytes > buffers[b].bytes; });
-  try_order([&](size_t a, size_t b) { return area(a) > area(b); });
-  try_order([&](size_t a, size_t b) { return buffers[a].first < buffers[b].first; });
+  try_order([&](size_t i) { return buffers[i].bytes; });
+  try_order(area);
+  try_order([&](size_t i) { return SIZE_MAX - static_cast<size_t>(buffers[i].first); });
   return buffers.empty() ? 0 : best;
 }
 

@@ -11,8 +11,8 @@ struct Lifetime {
   size_t offset = 0;  // in the arena; set by plan_memory
 };
 
-/// Lays buffers out in one arena so that buffers alive at the same time do not overlap; returns its size. Several greedy
-/// orders are tried, the smallest result is kept.
+/// Lays buffers out in one arena so that buffers alive at the same time do not overlap; returns its size. Several
+/// greedy orders are tried, the smallest result is kept.
 size_t plan_memory(std::vector<Lifetime>& buffers);
 
 /// The most bytes alive at one step: no layout can be smaller.

@@ -34,7 +34,8 @@ std::vector<Axis> joined(const Shape& shape, int32_t mask, bool wanted, const st
     for (const Strides& s : operands) axis.steps.push_back(s[i]);
     bool even = !axes.empty() && (!axis.extent || logical[previous] == logical[i] * axis.extent);
     previous = i;
-    for (size_t k = 0; even && k < operands.size(); ++k) even = !axis.extent || axes.back().steps[k] == axis.steps[k] * axis.extent;
+    for (size_t k = 0; even && k < operands.size(); ++k)
+      even = !axis.extent || axes.back().steps[k] == axis.steps[k] * axis.extent;
     if (even) {
       axis.extent *= axes.back().extent;
       axes.back() = axis;

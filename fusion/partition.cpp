@@ -103,7 +103,8 @@ class Splitter {
     const Node& n = g_[i];
     for (size_t k = 0; k < n.inputs.size(); ++k) {
       int32_t p = producer_of(g_, n.inputs[k]);
-      if (n.op->kind == Kind::write && k == 0) p = g_[base_of(g_, n.inputs[0])].op->kind == Kind::input ? -1 : base_of(g_, n.inputs[0]);
+      if (n.op->kind == Kind::write && k == 0)
+        p = g_[base_of(g_, n.inputs[0])].op->kind == Kind::input ? -1 : base_of(g_, n.inputs[0]);
       if (p >= 0) before.push_back(p);
     }
     if (n.op->kind == Kind::write && !planted(Defect::write_order))
@@ -214,7 +215,8 @@ class Splitter {
     for (int32_t i : d.nodes)
       if (std::string why = check_node(d, i, outside, strides); !why.empty()) return why;
     if (outside.size() > max_joined_operands) return "too many operands";
-    if (std::count_if(d.nodes.begin(), d.nodes.end(), [&](int32_t i) { return g_[i].op->kind == Kind::reduce; }) > max_accumulators)
+    if (std::count_if(d.nodes.begin(), d.nodes.end(), [&](int32_t i) { return g_[i].op->kind == Kind::reduce; }) >
+        max_accumulators)
       return "too many reductions";
     const bool loops = d.kind == RegionKind::gemm ? unit_columns(d.shape, strides)
                                                   : make_nest(d.kind, d.shape, d.reduced, strides).has_value();
@@ -226,9 +228,7 @@ class Splitter {
                        [&](const Strides& s) { return shape.back() == 1 || s.back() == 0 || s.back() == 1; });
   }
 
-  bool contains(const Draft& d, int32_t node) const {
-    return std::binary_search(d.nodes.begin(), d.nodes.end(), node);
-  }
+  bool contains(const Draft& d, int32_t node) const { return std::binary_search(d.nodes.begin(), d.nodes.end(), node); }
 
   std::string check_node(const Draft& d, int32_t i, std::vector<Place>& outside, std::vector<Strides>& strides) const {
     const Node& n = g_[i];
@@ -247,8 +247,10 @@ class Splitter {
       const Place place = place_of(g_, n.inputs[k]);
       Strides s;
       if (!full_strides(d, *place.layout, !full, s)) return "an operand has another shape";
-      if (d.kind == RegionKind::columns && !full && !place.layout->contiguous) return "an operand of the results is strided";
-      if (d.kind == RegionKind::rows && !full && !row_operand(*place.layout)) return "an operand of the results is strided";
+      if (d.kind == RegionKind::columns && !full && !place.layout->contiguous)
+        return "an operand of the results is strided";
+      if (d.kind == RegionKind::rows && !full && !row_operand(*place.layout))
+        return "an operand of the results is strided";
       if (std::find(outside.begin(), outside.end(), place) == outside.end()) outside.push_back(place);
       strides.push_back(s);
     }
@@ -265,10 +267,12 @@ class Splitter {
     const bool made_full = is_full(g_, d, producer);
     if (producer == read && made_full == full) return {};
     const Place place = place_of(g_, read);
-    if (place.base != producer || place.offset || !place.terms.empty()) return "it reads another part of the region's value";
+    if (place.base != producer || place.offset || !place.terms.empty())
+      return "it reads another part of the region's value";
     if (made_full == full) {
       return place.layout->contiguous && place.layout->numel == g_[producer].layout->numel
-                 ? "" : "it reads the region's value in another order";
+                 ? ""
+                 : "it reads the region's value in another order";
     }
     if (!full) return "a value per element is not one per result";
     if (d.kind == RegionKind::columns) return "results of a column reduction are not broadcast in its kernel";
@@ -307,8 +311,10 @@ class Splitter {
       const size_t other = region(p);
       if (other == r || drafts_[other].kind == RegionKind::gemm || drafts_[other].kind == RegionKind::kernel) continue;
       std::string why = merge_refusal(r, other);
-      if (why.empty()) r = merge(r, other);
-      else refusals_.push_back({p, i, why});
+      if (why.empty())
+        r = merge(r, other);
+      else
+        refusals_.push_back({p, i, why});
     }
   }
 
@@ -321,10 +327,12 @@ class Splitter {
 
   std::string merge_refusal(size_t a, size_t b) const {
     const Draft &x = drafts_[a], &y = drafts_[b];
-    if (x.kind == RegionKind::gemm || y.kind == RegionKind::gemm) return "a map before a matrix product's epilogue stays apart";
+    if (x.kind == RegionKind::gemm || y.kind == RegionKind::gemm)
+      return "a map before a matrix product's epilogue stays apart";
     if (x.shape != y.shape) return "the shapes differ";
     if (x.reduced && y.reduced && x.reduced != y.reduced) return "the regions reduce different axes";
-    if (is_wide(g_, x.nodes[0]) != is_wide(g_, y.nodes[0])) return "64-bit and 32-bit elements run in different kernels";
+    if (is_wide(g_, x.nodes[0]) != is_wide(g_, y.nodes[0]))
+      return "64-bit and 32-bit elements run in different kernels";
     if (x.nodes.size() + y.nodes.size() > max_joined_nodes) return "the region is full";
     if (path_between(a, b) || path_between(b, a)) return "a path leaves and re-enters the region";
     return fits(united(x, y));
@@ -377,7 +385,7 @@ class Splitter {
 
   const Graph& g_;
   bool fuse_;
-  std::vector<int64_t> region_;             // of each node
+  std::vector<int64_t> region_;  // of each node
   std::vector<Draft> drafts_;
   std::vector<Bits> ancestors_;
   std::vector<bool> alive_;

@@ -1,6 +1,6 @@
 #pragma once
-// Splitting a graph into regions. A node joins the region of a producer if the kinds allow it, the iteration spaces agree,
-// and no path leaves and re-enters the region. Every refusal keeps its reason.
+// Splitting a graph into regions. A node joins the region of a producer if the kinds allow it, the iteration spaces
+// agree, and no path leaves and re-enters the region. Every refusal keeps its reason.
 #include <string>
 #include <vector>
 
@@ -35,8 +35,8 @@ std::vector<Draft> separate(const Graph& graph, const Draft& draft);
 /// Whether a value lives in the full space of a draft rather than in that of its results.
 bool is_full(const Graph& graph, const Draft& draft, int32_t node);
 
-/// Strides of `layout` in the full space of a draft: per-result values step by 0 along the reduced axes. False if the layout
-/// belongs to neither space.
+/// Strides of `layout` in the full space of a draft: per-result values step by 0 along the reduced axes. False if the
+/// layout belongs to neither space.
 bool full_strides(const Draft& draft, const Layout& layout, bool per_row, Strides& strides);
 
 }  // namespace rp

@@ -17,8 +17,10 @@ Place place_of(const Graph& g, int32_t node) {
       const int64_t stride =
           n.op == &slice_op ? g[n.inputs[0]].layout->strides[static_cast<int>(n.attrs.as<SliceAttrs>().axis)] : 1;
       const ScalarSource& s = n.scalars[0];
-      if (s.parameter < 0) place.offset += static_cast<int64_t>(s.bits) * stride;
-      else place.terms.push_back({s.parameter, stride});
+      if (s.parameter < 0)
+        place.offset += static_cast<int64_t>(s.bits) * stride;
+      else
+        place.terms.push_back({s.parameter, stride});
     }
     if (n.op == &after_op && place.version < 0) place.version = n.inputs[1];
     place.base = n.inputs[0];

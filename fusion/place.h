@@ -28,8 +28,8 @@ struct Place {
 /// The place of a value. Of a write: its target.
 Place place_of(const Graph& graph, int32_t node);
 
-/// The node that must have run before the elements at a value can be read: its producer, or the last write it comes after;
-/// -1 for inputs that nothing has written.
+/// The node that must have run before the elements at a value can be read: its producer, or the last write it comes
+/// after; -1 for inputs that nothing has written.
 int32_t producer_of(const Graph& graph, int32_t node);
 
 /// Which storage a base stands for: inputs that share one have the same.

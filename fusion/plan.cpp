@@ -45,8 +45,7 @@ class Arena {
 
 }  // namespace
 
-Plan::Plan(Graph graph, Device device, bool fuse)
-    : graph_(legalize(graph)), backend_(&engine.backend(device)) {
+Plan::Plan(Graph graph, Device device, bool fuse) : graph_(legalize(graph)), backend_(&engine.backend(device)) {
 #ifndef NDEBUG
   verify(graph_, "legalize");
 #endif
@@ -112,12 +111,16 @@ void Plan::group_updates() {
     return false;
   };
   for (size_t i = 0; i < lowered_.size(); ++i) {
-    const bool joins = !steps_.empty() && same_program(lowered_[static_cast<size_t>(steps_.back().members[0])].region, lowered_[i].region) &&
-                       lowered_[static_cast<size_t>(steps_.back().members[0])].scalars == lowered_[i].scalars &&
-                       std::none_of(steps_.back().members.begin(), steps_.back().members.end(),
-                                    [&](int m) { return touches(lowered_[static_cast<size_t>(m)], lowered_[i]); });
-    if (joins) steps_.back().members.push_back(static_cast<int>(i));
-    else steps_.push_back({nullptr, 0, 0, {static_cast<int>(i)}, {}});
+    const bool joins =
+        !steps_.empty() &&
+        same_program(lowered_[static_cast<size_t>(steps_.back().members[0])].region, lowered_[i].region) &&
+        lowered_[static_cast<size_t>(steps_.back().members[0])].scalars == lowered_[i].scalars &&
+        std::none_of(steps_.back().members.begin(), steps_.back().members.end(),
+                     [&](int m) { return touches(lowered_[static_cast<size_t>(m)], lowered_[i]); });
+    if (joins)
+      steps_.back().members.push_back(static_cast<int>(i));
+    else
+      steps_.push_back({nullptr, 0, 0, {static_cast<int>(i)}, {}});
   }
 }
 
@@ -127,8 +130,10 @@ void Plan::lay_out() {
   for (size_t j = 0; j < graph_.outputs.size(); ++j) {
     const int32_t base = base_of(graph_, graph_.outputs[j]);
     int64_t& home = home_[static_cast<size_t>(base)];
-    if (home != INT64_MIN) twins_.push_back({static_cast<int32_t>(-1 - home), static_cast<int32_t>(j), graph_[base].layout->bytes()});
-    else home = -1 - static_cast<int64_t>(j);
+    if (home != INT64_MIN)
+      twins_.push_back({static_cast<int32_t>(-1 - home), static_cast<int32_t>(j), graph_[base].layout->bytes()});
+    else
+      home = -1 - static_cast<int64_t>(j);
   }
   std::map<int32_t, size_t> buffer_of;
   std::vector<Lifetime> buffers;
@@ -175,8 +180,7 @@ void Plan::bind() {
     for (int m : step.members) {
       const Lowered& l = lowered_[static_cast<size_t>(m)];
       region.members.insert(region.members.end(), l.region.members.begin(), l.region.members.end());
-      for (size_t k = 0; k < l.operands.size(); ++k)
-        operands_.push_back(operand_of(l.operands[k]));
+      for (size_t k = 0; k < l.operands.size(); ++k) operands_.push_back(operand_of(l.operands[k]));
     }
     const Lowered& first = lowered_[static_cast<size_t>(step.members[0])];
     scalars_.insert(scalars_.end(), first.scalars.begin(), first.scalars.end());
@@ -194,7 +198,9 @@ void Plan::resolve(const Frame& frame, std::byte* arena, Addresses& out) const {
   out.storages.resize(operands_.size());
   for (size_t k = 0; k < operands_.size(); ++k) {
     const Operand& o = operands_[k];
-    std::byte* base = o.base == Base::arena ? arena : o.base == Base::input ? frame.inputs[o.index] : frame.outputs[o.index];
+    std::byte* base = o.base == Base::arena   ? arena
+                      : o.base == Base::input ? frame.inputs[o.index]
+                                              : frame.outputs[o.index];
     int64_t offset = o.offset;
     if (o.moving >= 0) {
       const Moving& moving = moving_[static_cast<size_t>(o.moving)];
@@ -249,7 +255,8 @@ std::string Plan::describe(const Step& step) const {
 }
 
 std::string Plan::explain() const {
-  std::string text = fmt::format("{} kernels, arena {} bytes (at least {} alive at once)\n", steps_.size(), arena_, live_);
+  std::string text =
+      fmt::format("{} kernels, arena {} bytes (at least {} alive at once)\n", steps_.size(), arena_, live_);
   for (size_t s = 0; s < steps_.size(); ++s) text += fmt::format("  [{}] {}\n", s, describe(steps_[s]));
   for (const Refusal& r : partition_.refusals)
     text += fmt::format("  not fused: %{} {}{} with %{} {}{}: {}\n", r.producer, graph_[r.producer].op->name,

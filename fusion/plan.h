@@ -1,6 +1,6 @@
 #pragma once
-// A Plan is a graph made executable: an immutable array of kernels with operands as base + offset. A run takes a Frame: the
-// caller's base pointers and scalars; everything else lies in an arena of the calling thread.
+// A Plan is a graph made executable: an immutable array of kernels with operands as base + offset. A run takes a Frame:
+// the caller's base pointers and scalars; everything else lies in an arena of the calling thread.
 #include <memory>
 #include <span>
 #include <string>
@@ -47,7 +47,10 @@ class Plan final : public Executable {
     std::vector<int> members;  // indices into lowered_: several for a grouped step
     Loc loc;
   };
-  struct Twin { int32_t from, to; size_t bytes; };  // outputs that are the same value
+  struct Twin {
+    int32_t from, to;
+    size_t bytes;
+  };  // outputs that are the same value
 
   struct Addresses {
     std::vector<std::byte*> pointers;
@@ -79,7 +82,7 @@ class Plan final : public Executable {
   std::vector<Moving> moving_;
   std::vector<Twin> twins_;
   std::vector<int32_t> written_;  // one input for each storage that is written
-  std::vector<int64_t> home_;  // per node: arena offset, or -1 - output
+  std::vector<int64_t> home_;     // per node: arena offset, or -1 - output
   size_t arena_ = 0, live_ = 0;
   Backend* backend_;
 };

@@ -1,6 +1,7 @@
 #pragma once
-// From a graph to what a backend runs. `partition` splits a graph into regions, each of which becomes one kernel; `lower`
-// turns a region's ops into loop-IR programs over a nest of loops; the plan lays out memory and orders the kernels.
+// From a graph to what a backend runs. `partition` splits a graph into regions, each of which becomes one kernel;
+// `lower` turns a region's ops into loop-IR programs over a nest of loops; the plan lays out memory and orders the
+// kernels.
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,8 +34,8 @@ struct Nest {
 };
 
 /// Joins the axes of `shape` into a nest. Axes in `inner` (a bit mask; the innermost axes, or the outer ones for column
-/// form) become the columns (`rows` form) or the rows (`columns` form); 0 leaves the choice free (`map`). No value if the
-/// operands' strides do not allow it or some column step is neither 0 nor 1.
+/// form) become the columns (`rows` form) or the rows (`columns` form); 0 leaves the choice free (`map`). No value if
+/// the operands' strides do not allow it or some column step is neither 0 nor 1.
 std::optional<Nest> make_nest(RegionKind kind, const Shape& shape, int32_t reduced,
                               const std::vector<Strides>& operands);
 
@@ -50,7 +51,7 @@ struct StageSlot {
 struct Reduction {
   Combine combine;
   Type type;
-  int row_temp;      // where the finished value goes
+  int row_temp;  // where the finished value goes
 };
 
 /// One pass of a region: a program over all its elements, or (row stages) over one value per row.
@@ -75,7 +76,8 @@ struct Region {
   std::vector<Stage> stages;
   std::vector<DType> row_temps, full_temps;
   int scalars = 0;
-  // gemm: operands 0, 1 and 2 are A, B and C; the stage is the epilogue. kernel: the op and its inputs, then the output.
+  // gemm: operands 0, 1 and 2 are A, B and C; the stage is the epilogue. kernel: the op and its inputs, then the
+  // output.
   const Op* op = nullptr;
   Attrs attrs{};
   Scalars scalar_values{};  // kernel: how many; the values come at run time

@@ -28,7 +28,8 @@ void fill_key(Key& key, const Call& call, const Layout* out) {
   key.words.clear();
   key.words.push_back(reinterpret_cast<size_t>(call.op));
   key.words.push_back(reinterpret_cast<size_t>(out));
-  key.words.push_back(call.scalar_mask | static_cast<size_t>(call.scalars.count) << 8 | static_cast<size_t>(call.attrs.size()) << 16);
+  key.words.push_back(call.scalar_mask | static_cast<size_t>(call.scalars.count) << 8 |
+                      static_cast<size_t>(call.attrs.size()) << 16);
   for (const Tensor* t : call.inputs) key.words.push_back(reinterpret_cast<size_t>(t->impl()->layout));
   for (int i = 0; i < call.attrs.size(); i += 8) {
     size_t word = 0;
@@ -40,7 +41,8 @@ void fill_key(Key& key, const Call& call, const Layout* out) {
 // The op on its inputs. A packed result is the graph's output; a strided one (only copies have those) is written.
 Graph single_graph(const Call& call, const Layout* out) {
   GraphBuilder builder;
-  Node n{.op = call.op, .attrs = call.attrs, .scalar_mask = call.scalar_mask, .layout = out->packed, .loc = At::where()};
+  Node n{
+      .op = call.op, .attrs = call.attrs, .scalar_mask = call.scalar_mask, .layout = out->packed, .loc = At::where()};
   for (const Tensor* t : call.inputs) n.inputs.push_back(builder.input(t->impl()->layout, -1));
   for (int k = 0; k < call.scalars.count; ++k) n.scalars.push_back({k, 0});
   Graph& g = builder.graph();

@@ -49,7 +49,8 @@ Graph Recorder::trace(const std::vector<const Layout*>& layouts, const std::func
   thread_state.grad = grad;
   std::vector<ExternalSpec> externals;
   for (const External& e : recorder.externals_) externals.push_back({e.tensor.impl()->layout, e.storage});
-  return build_graph(recorder.path_to(recorder.current_), externals, {static_cast<int32_t>(y.impl()->slot)}, &recorder.scalars_);
+  return build_graph(recorder.path_to(recorder.current_), externals, {static_cast<int32_t>(y.impl()->slot)},
+                     &recorder.scalars_);
 }
 
 const Graph& body_graph(const Op& op, const Attrs& attrs, const std::vector<const Layout*>& inputs) {
@@ -61,7 +62,8 @@ const Graph& body_graph(const Op& op, const Attrs& attrs, const std::vector<cons
     if (const auto it = graphs->find(key); it != graphs->end()) return *it->second;
   }
   // Traced outside the lock: a body may hold composites of its own.
-  auto graph = std::make_unique<Graph>(Recorder::trace(inputs, [&](const Tensors& in) { return op.body(in, attrs, {}); }));
+  auto graph =
+      std::make_unique<Graph>(Recorder::trace(inputs, [&](const Tensors& in) { return op.body(in, attrs, {}); }));
   std::lock_guard lock(mutex);
   return *graphs->try_emplace(std::move(key), std::move(graph)).first->second;
 }

@@ -12,7 +12,8 @@ namespace {
 
 class Builder {
  public:
-  Builder(const std::vector<const TraceOp*>& path, const std::vector<ExternalSpec>& externals, const std::vector<uint64_t>* fixed)
+  Builder(const std::vector<const TraceOp*>& path, const std::vector<ExternalSpec>& externals,
+          const std::vector<uint64_t>* fixed)
       : path_(path), externals_(externals), fixed_(fixed) {
     for (const TraceOp* t : path) {
       if (t->op == &write_op) written_.insert(key_of(t->inputs[0]));
@@ -46,7 +47,9 @@ class Builder {
   }
 
  private:
-  struct Write { int32_t node, place, value; };
+  struct Write {
+    int32_t node, place, value;
+  };
 
   // Storages: the slot that made it, or ~index of an external one.
   int32_t key_of(const OperandRef& r) const { return r.ref < 0 ? ~r.storage : key_[static_cast<size_t>(r.ref)]; }
@@ -89,7 +92,12 @@ class Builder {
   }
 
   void add(const TraceOp& t) {
-    Node n{.op = t.op, .attrs = t.attrs, .scalars = scalars(t), .scalar_mask = t.scalar_mask, .layout = t.out, .loc = t.loc};
+    Node n{.op = t.op,
+           .attrs = t.attrs,
+           .scalars = scalars(t),
+           .scalar_mask = t.scalar_mask,
+           .layout = t.out,
+           .loc = t.loc};
     if (t.op->kind == Kind::view) {
       n.inputs = {place(t.inputs[0])};
       return define(t, builder_.add(std::move(n)));
@@ -123,7 +131,7 @@ class Builder {
   const std::vector<uint64_t>* fixed_;
   GraphBuilder builder_;
   std::vector<int32_t> inputs_, slot_, key_;  // nodes of externals and slots; storages of slots
-  std::map<int32_t, Write> last_;  // by storage
+  std::map<int32_t, Write> last_;             // by storage
   std::set<int32_t> written_;
   int32_t scalar_ = 0;
 };

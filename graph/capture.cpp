@@ -77,7 +77,10 @@ class Recording {
 
   Trie& mine() {
     // The same function is called again and again: remember where its trie is.
-    struct Last { uint64_t serial = 0; Trie* trie = nullptr; };
+    struct Last {
+      uint64_t serial = 0;
+      Trie* trie = nullptr;
+    };
     static thread_local Last last;
     if (last.serial == serial_.load(std::memory_order_acquire)) return *last.trie;
     std::lock_guard lock(mutex_);
@@ -129,20 +132,21 @@ Session::Session(const std::shared_ptr<Recording>& recording, const Loc& loc)
   if (thread_state.recorder) return;  // inside another capture: part of its recording
   Trie& trie = recording_->mine();
   ++trie.stats.calls;
-  trie.recorder->start_segment();
   thread_state.recorder = trie.recorder.get();
   armed_ = true;
 }
 
 void Session::finish() {
-  if (armed_) thread_state.recorder->flush("the end of the captured function");
+  if (!armed_) return;
+  thread_state.recorder->flush("the end of the captured function");
+  finished_ = true;
 }
 
 Session::~Session() {
   if (!armed_) return;
   Recorder* recorder = thread_state.recorder;
   try {
-    recorder->abandon();
+    if (!finished_) recorder->abandon();
   } catch (...) {  // the exception that ended the body is on its way already
   }
   thread_state.recorder = nullptr;
@@ -169,14 +173,18 @@ std::string explain(const Recording& recording) {
   const Trie& trie = const_cast<Recording&>(recording).mine();
   const CaptureStats& s = trie.stats;
   std::string text = fmt::format(
-      "capture '{}': {} calls, {} ops, {} matched, {} run by plans; {} flushes, {} plan runs, {} plans built in {:.2f} ms, "
+      "capture '{}': {} calls, {} ops, {} matched, {} run by plans; {} flushes, {} plan runs, {} plans built in {:.2f} "
+      "ms, "
       "{} divergences\n",
-      trie.options.name, s.calls, s.ops, s.matched, s.planned, s.flushes, s.plan_runs, s.plan_builds, s.compile_ms, s.divergences);
+      trie.options.name, s.calls, s.ops, s.matched, s.planned, s.flushes, s.plan_runs, s.plan_builds, s.compile_ms,
+      s.divergences);
   int path = 0;
   for_each_leaf(trie.root, [&](const TraceOp& end) {
     text += fmt::format("path {} of {} ops, {} times", path++, end.depth, end.leaf->hits);
-    if (end.leaf->plan) text += ": " + end.leaf->plan->code->explain();
-    else text += end.leaf->refusal.empty() ? ": not planned yet\n" : ": no plan: " + end.leaf->refusal + "\n";
+    if (end.leaf->plan)
+      text += ": " + end.leaf->plan->code->explain();
+    else
+      text += end.leaf->refusal.empty() ? ": not planned yet\n" : ": no plan: " + end.leaf->refusal + "\n";
   });
   for (const std::string& event : trie.events) text += event + "\n";
   return text;
@@ -201,7 +209,8 @@ void before_read(const Tensor& t) {
   if (recorder && recorder->concerns(t)) recorder->flush("a read");
   if (!t.pending()) return;
   if (t.impl()->storage->recorder)
-    fail("read: {} is pending in a capture on another thread, or in a body that is traced without data", to_string(t.spec()));
+    fail("read: {} is pending in a capture on another thread, or in a body that is traced without data",
+         to_string(t.spec()));
   fail("read: {} was never computed, because an op before it failed", to_string(t.spec()));
 }
 

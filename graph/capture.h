@@ -1,8 +1,8 @@
 #pragma once
-// Capture. A captured function is recorded op by op the first time it runs and reprised afterwards: its body still runs on
-// every call, but each op is only compared with the recording and deferred, and the whole pending stretch is run by a
-// compiled plan at the end of the call or when a value is read. Whatever differs from the recording runs op by op, as eager
-// would, so a capture can be slow but never wrong.
+// Capture. A captured function is recorded op by op the first time it runs and reprised afterwards: its body still runs
+// on every call, but each op is only compared with the recording and deferred, and the whole pending stretch is run by
+// a compiled plan at the end of the call or when a value is read. Whatever differs from the recording runs op by op, as
+// eager would, so a capture can be slow but never wrong.
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -36,8 +36,8 @@ class ModeGuard {
 enum class OnMismatch : uint8_t { throw_error, log_and_use_eager };
 
 struct CaptureOptions {
-  std::string name;         ///< for reports; default: the line of the capture
-  int max_pending = 16384;  ///< ops deferred before a flush is forced
+  std::string name;                                  ///< for reports; default: the line of the capture
+  int max_pending = 16384;                           ///< ops deferred before a flush is forced
   OnMismatch on_mismatch = OnMismatch::throw_error;  ///< what verify does
 };
 
@@ -45,8 +45,8 @@ struct CaptureOptions {
 struct CaptureStats {
   int64_t calls = 0, ops = 0, matched = 0, planned = 0;  ///< `planned`: ops that ran as part of a plan
   int64_t flushes = 0, plan_runs = 0, plan_builds = 0, divergences = 0, recordings = 0;
-  int64_t verified = 0;      ///< flushes compared with eager, bit for bit
-  int64_t kernels = 0;       ///< kernels launched by the last plan
+  int64_t verified = 0;                       ///< flushes compared with eager, bit for bit
+  int64_t kernels = 0;                        ///< kernels launched by the last plan
   int64_t arena_bytes = 0, output_bytes = 0;  ///< of the last plan
   double compile_ms = 0;
 };
@@ -71,7 +71,7 @@ class Session {
 
  private:
   std::shared_ptr<Recording> recording_;
-  bool armed_ = false;
+  bool armed_ = false, finished_ = false;
   int exceptions_;
 };
 }  // namespace detail

@@ -26,8 +26,8 @@ class Executable {
   virtual int kernels() const = 0;
   virtual size_t arena_bytes() const = 0;
   virtual std::string explain() const = 0;
-  /// Runs kernel by kernel on copies of the frame's inputs, comparing each result with that of running the graph op by op;
-  /// describes the first kernel and op that differ, if any.
+  /// Runs kernel by kernel on copies of the frame's inputs, comparing each result with that of running the graph op by
+  /// op; describes the first kernel and op that differ, if any.
   virtual std::optional<std::string> first_difference(const Frame& frame) const = 0;
 };
 

@@ -4,8 +4,8 @@
 
 namespace rp {
 
-/// Numbers keys in the order of their first use since the last `restart`. Open addressing; a restart costs nothing and no
-/// memory is given back.
+/// Numbers keys in the order of their first use since the last `restart`. Open addressing; a restart costs nothing and
+/// no memory is given back.
 template <class Key, class Hash>
 class FirstUse {
  public:

@@ -18,6 +18,7 @@ namespace {
 constexpr size_t max_children = 8, max_root_children = 64;
 constexpr int max_leaves = 64;
 constexpr size_t max_events = 200;
+constexpr int64_t forget_after = 1024;  // segments that found no room
 
 uint64_t next_epoch() {
   static std::atomic<uint64_t> epoch{0};
@@ -49,7 +50,8 @@ bool same_operand(const OperandRef& a, const OperandRef& b) {
 // Ops that run on behalf of the recorder are not recorded themselves.
 class Unrecorded {
  public:
-  Unrecorded() : recorder_(std::exchange(thread_state.recorder, nullptr)), grad_(std::exchange(thread_state.grad, false)) {}
+  Unrecorded()
+      : recorder_(std::exchange(thread_state.recorder, nullptr)), grad_(std::exchange(thread_state.grad, false)) {}
   ~Unrecorded() {
     thread_state.recorder = recorder_;
     thread_state.grad = grad_;
@@ -70,7 +72,8 @@ void Trie::note(std::string event) {
 }
 
 size_t Recorder::PlaceHash::operator()(const PlaceKey& k) const {
-  return hash_mix(hash_mix(reinterpret_cast<size_t>(k.storage), reinterpret_cast<size_t>(k.layout)), static_cast<size_t>(k.offset));
+  return hash_mix(hash_mix(reinterpret_cast<size_t>(k.storage), reinterpret_cast<size_t>(k.layout)),
+                  static_cast<size_t>(k.offset));
 }
 
 size_t Recorder::StorageHash::operator()(const Storage* s) const { return reinterpret_cast<size_t>(s) >> 6; }
@@ -100,6 +103,12 @@ void Recorder::drop_roots() noexcept {
 
 void Recorder::start_segment() {
   epoch_ = next_epoch();
+  if (state_ == State::off && ++trie_.unrecorded == forget_after) {
+    trie_.note("the recordings no longer fit what runs: all are forgotten");
+    trie_.root.children.clear();
+    trie_.leaves = 0;
+    trie_.unrecorded = 0;
+  }
   current_ = &trie_.root;
   state_ = trie_.root.children.empty() ? State::recording : State::matching;
   pending_.clear();
@@ -141,7 +150,8 @@ OperandRef Recorder::bind_external(const Tensor& t) {
 
 bool Recorder::matches(const TraceOp& t, const Call& call) const {
   return t.op == call.op && t.scalar_mask == call.scalar_mask && t.scalar_count == call.scalars.count &&
-         std::equal(t.inputs.begin(), t.inputs.end(), refs_.begin(), refs_.end(), same_operand) && t.attrs == call.attrs;
+         std::equal(t.inputs.begin(), t.inputs.end(), refs_.begin(), refs_.end(), same_operand) &&
+         t.attrs == call.attrs;
 }
 
 TraceOp* Recorder::find_child(const Call& call) {
@@ -315,8 +325,10 @@ void Recorder::run_pending() {
   leaf_of(*current_);
   const LeafPlan* plan = known ? plan_for(*current_) : nullptr;
   if (!plan) return run_op_by_op();
-  if (mode() == Mode::verify) verify_plan(*plan);
-  else run_plan(*plan);
+  if (mode() == Mode::verify)
+    verify_plan(*plan);
+  else
+    run_plan(*plan);
   ++trie_.stats.plan_runs;
   trie_.stats.planned += static_cast<int64_t>(pending_.size());
   trie_.stats.kernels = plan->code->kernels();
@@ -397,8 +409,10 @@ bool Recorder::keeps_all_held(const LeafPlan& plan) const {
   if (planted(Defect::liveness)) return true;
   auto kept = plan.live.begin();
   for (int32_t s = 0; s < static_cast<int32_t>(roots_.size()); ++s) {
-    if (kept != plan.live.end() && *kept == s) ++kept;
-    else if (held(s)) return false;
+    if (kept != plan.live.end() && *kept == s)
+      ++kept;
+    else if (held(s))
+      return false;
   }
   return true;
 }

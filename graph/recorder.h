@@ -1,9 +1,10 @@
 #pragma once
 // The recorder: compares the ops of a captured function with a trie of earlier recordings and defers them.
 //
-// While a segment matches, nothing is computed: a matched op is put on the pending list and its result is a tensor whose
-// storage is pending. A flush runs the pending path by its plan, or op by op where there is none. When an op does not match,
-// the pending ops run op by op and the rest of the segment is recorded as a new branch, running as eager does.
+// While a segment matches, nothing is computed: a matched op is put on the pending list and its result is a tensor
+// whose storage is pending. A flush runs the pending path by its plan, or op by op where there is none. When an op does
+// not match, the pending ops run op by op and the rest of the segment is recorded as a new branch, running as eager
+// does.
 #include <functional>
 
 #include "reprise/core/engine.h"
@@ -18,8 +19,9 @@ struct Trie {
   CaptureOptions options;
   TraceOp root;
   int leaves = 0;
+  int64_t unrecorded = 0;  // segments that ran without being recorded, for lack of room
   CaptureStats stats;
-  std::vector<std::string> events;  // misses, cuts and refusals with their reasons; the latest are kept
+  std::vector<std::string> events;     // misses, cuts and refusals with their reasons; the latest are kept
   std::unique_ptr<Recorder> recorder;  // kept between calls
 
   Trie();
@@ -38,9 +40,6 @@ class Recorder {
   void flush(std::string_view reason);
   /// Runs what is pending op by op: the way out after an exception.
   void abandon();
-
-  /// Starts a segment at the root.
-  void start_segment();
 
   bool has_pending() const { return !pending_.empty(); }
   /// Whether a read of `t` by the host ends the segment: it made the value, or has used it.
@@ -63,9 +62,14 @@ class Recorder {
     int64_t offset;
     bool operator==(const PlaceKey&) const = default;
   };
-  struct PlaceHash { size_t operator()(const PlaceKey& k) const; };
-  struct StorageHash { size_t operator()(const Storage* s) const; };
+  struct PlaceHash {
+    size_t operator()(const PlaceKey& k) const;
+  };
+  struct StorageHash {
+    size_t operator()(const Storage* s) const;
+  };
 
+  void start_segment();
   bool held(int32_t slot) const;
   void drop_roots() noexcept;
   OperandRef ref_of(const Tensor& t);
@@ -99,14 +103,14 @@ class Recorder {
   uint64_t epoch_ = 0;
   TraceOp* current_;
   std::vector<TraceOp*> pending_;
-  std::vector<uint64_t> scalars_;       // of the pending ops, in order
+  std::vector<uint64_t> scalars_;  // of the pending ops, in order
   std::vector<External> externals_;
   FirstUse<PlaceKey, PlaceHash> external_index_;
   FirstUse<const Storage*, StorageHash> storage_index_;
-  std::vector<Storage*> roots_;         // per slot: the pending storage it made, retained; null for views
+  std::vector<Storage*> roots_;  // per slot: the pending storage it made, retained; null for views
   int32_t slots_ = 0, snapshots_ = 0;
-  std::vector<OperandRef> refs_;        // of the call being recorded
-  std::vector<External> retired_;       // of the segment before, while they are dropped
+  std::vector<OperandRef> refs_;   // of the call being recorded
+  std::vector<External> retired_;  // of the segment before, while they are dropped
   // What a plan is bound to; members only to keep their memory.
   std::vector<std::byte*> bound_inputs_, bound_outputs_;
   std::vector<Storage*> bound_storages_;

@@ -46,7 +46,8 @@ void Recorder::bind() {
 #ifdef REPRISE_PLANTED_DEFECTS
 namespace {
 
-// Defects for the tests: numbers of the plan's first run are used for ever, and its results go to the first run's tensors too.
+// Defects for the tests: numbers of the plan's first run are used for ever, and its results go to the first run's
+// tensors too.
 struct FirstRun {
   std::vector<uint64_t> scalars;
   std::vector<Storage*> outputs;
@@ -73,7 +74,8 @@ void plant_outputs(const LeafPlan& plan, const std::vector<Storage*>& outputs) {
       if (s) retain(s);
   }
   for (size_t j = 0; j < outputs.size(); ++j)
-    if (outputs[j] && first.outputs[j] && outputs[j]->bytes == first.outputs[j]->bytes && outputs[j] != first.outputs[j])
+    if (outputs[j] && first.outputs[j] && outputs[j]->bytes == first.outputs[j]->bytes &&
+        outputs[j] != first.outputs[j])
       std::memcpy(first.outputs[j]->data, outputs[j]->data, outputs[j]->bytes);
 }
 
@@ -127,24 +129,27 @@ struct Copy {
   Storage* storage;
   std::vector<std::byte> bytes;
   explicit Copy(Storage* s) : storage(s), bytes(s->data, s->data + s->bytes) {}
-  void restore() const { if (!bytes.empty()) std::memcpy(storage->data, bytes.data(), bytes.size()); }
+  void restore() const {
+    if (!bytes.empty()) std::memcpy(storage->data, bytes.data(), bytes.size());
+  }
 };
 
-std::string mismatch_text(const char* what, const Layout& layout, const std::byte* eager, const std::byte* graph, int64_t at) {
+std::string mismatch_text(const char* what, const Layout& layout, const std::byte* eager, const std::byte* graph,
+                          int64_t at) {
   const int64_t n = count_differing(eager, graph, layout.numel, layout.dtype());
   return visit_dtype(layout.dtype(), [&]<class T>(T) {
     T a, b;
     std::memcpy(&a, eager + at * static_cast<int64_t>(sizeof a), sizeof a);
     std::memcpy(&b, graph + at * static_cast<int64_t>(sizeof b), sizeof b);
-    return fmt::format("{} {}: element {} is {} by eager, {} by the graph; {} of {} differ", what, to_string(layout.spec), at,
-                       a, b, n, layout.numel);
+    return fmt::format("{} {}: element {} is {} by eager, {} by the graph; {} of {} differ", what,
+                       to_string(layout.spec), at, a, b, n, layout.numel);
   });
 }
 
 }  // namespace
 
-// Runs the pending ops one by one for reference, then the plan from the same state, and compares what both leave behind. The
-// reference stays in force.
+// Runs the pending ops one by one for reference, then the plan from the same state, and compares what both leave
+// behind. The reference stays in force.
 void Recorder::verify_plan(const LeafPlan& plan) {
   const Graph& g = plan.code->graph();
   std::vector<Copy> before;
@@ -164,7 +169,9 @@ void Recorder::verify_plan(const LeafPlan& plan) {
   pending_ = pending;
   std::vector<Copy> reference;
   for (const Copy& c : before) reference.emplace_back(c.storage);
-  const auto restore = [](const std::vector<Copy>& copies) { for (const Copy& c : copies) c.restore(); };
+  const auto restore = [](const std::vector<Copy>& copies) {
+    for (const Copy& c : copies) c.restore();
+  };
 
   Tensors results;
   std::vector<std::byte*> outputs;
@@ -185,9 +192,11 @@ void Recorder::verify_plan(const LeafPlan& plan) {
   }
   for (size_t k = 0; k < before.size() && report.empty(); ++k) {
     const Layout& base = *g[base_of(g, g.writes[k])].layout;
-    const Layout& flat = *intern({base.dtype(), {static_cast<int64_t>(before[k].bytes.size() / size_of(base.dtype()))}, {}});
+    const Layout& flat =
+        *intern({base.dtype(), {static_cast<int64_t>(before[k].bytes.size() / size_of(base.dtype()))}, {}});
     const int64_t at = first_differing(reference[k].bytes.data(), before[k].storage->data, flat.numel, flat.dtype());
-    if (at >= 0) report = mismatch_text("written elements", flat, reference[k].bytes.data(), before[k].storage->data, at);
+    if (at >= 0)
+      report = mismatch_text("written elements", flat, reference[k].bytes.data(), before[k].storage->data, at);
   }
   ++trie_.stats.verified;
   if (report.empty()) return;

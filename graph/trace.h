@@ -10,8 +10,8 @@ namespace rp {
 
 /// An operand by what it is within the segment.
 struct OperandRef {
-  int32_t ref;           // >= 0: the slot of an earlier op; < 0: ~index of an external tensor, in order of first use
-  int32_t storage;       // of an external: index of its storage, in order of first use; -1 for slots
+  int32_t ref;      // >= 0: the slot of an earlier op; < 0: ~index of an external tensor, in order of first use
+  int32_t storage;  // of an external: index of its storage, in order of first use; -1 for slots
   const Layout* layout;
   bool operator==(const OperandRef&) const = default;
 };
@@ -19,7 +19,7 @@ struct OperandRef {
 /// A compiled plan for one set of values that outlive the segment.
 struct LeafPlan {
   std::unique_ptr<Executable> code;
-  std::vector<int32_t> live;      // root slots it keeps, ascending: its outputs
+  std::vector<int32_t> live;  // root slots it keeps, ascending: its outputs
 };
 
 /// The end of a path.

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 least, command = float(sys.argv[1]), sys.argv[2:]
-done = subprocess.run(command, capture_output=True, text=True)
+done = subprocess.run(command, capture_output=True, text=True, errors="replace")
 print(done.stdout[-1000:] + done.stderr[-2000:])
 found = re.search(r"accuracy.*?([\d.]+)%", done.stdout)
 good = done.returncode == 0 and found is not None and float(found[1]) >= least

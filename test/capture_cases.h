@@ -11,6 +11,15 @@
 
 namespace cases {
 
+// A sanitizer keeps freed memory for a while.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool sanitized = true;
+#elif defined(__has_feature)
+constexpr bool sanitized = __has_feature(address_sanitizer);
+#else
+constexpr bool sanitized = false;
+#endif
+
 /// What a program saw.
 struct Log {
   rp::Mode mode;

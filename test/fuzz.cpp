@@ -125,7 +125,9 @@ Verdict run_alone(const Program& program, rp::Mode mode, int seconds) {
   int left = 1;
   Child child([&]() -> std::optional<Program> { return left-- > 0 ? std::optional(program) : std::nullopt; }, mode,
               seconds);
-  return child.next();
+  Verdict v = child.next();
+  if (v.outcome == Outcome::same && !child.finish()) v = {Outcome::died, "at the end of the process", v.coverage};
+  return v;
 }
 
 // ---- failures ----

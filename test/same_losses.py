@@ -11,7 +11,7 @@ def losses(mode):
     """The losses of one run, as text, and what was wrong with it."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "losses")
-        done = subprocess.run([*sys.argv[1:], "--mode", mode, "--losses", path], capture_output=True, text=True)
+        done = subprocess.run([*sys.argv[1:], "--mode", mode, "--losses", path], capture_output=True, text=True, errors="replace")
         problem = f"exit status {done.returncode}\n{done.stdout[-1000:]}{done.stderr[-3000:]}" if done.returncode else ""
         return path.read_text() if path.exists() else "", problem
 

@@ -1,6 +1,6 @@
 #pragma once
-// The CPU: generated loops (machine code or tile kernels), matrix products with fused epilogues, and library kernels, on
-// one thread pool and one allocator.
+// The CPU: generated loops (machine code or tile kernels), matrix products with fused epilogues, and library kernels,
+// on one thread pool and one allocator.
 #include "reprise/core/backend.h"
 
 namespace rp {

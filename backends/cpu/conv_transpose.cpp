@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 
 #include "reprise/backends/cpu/conv.h"
 
@@ -6,18 +7,26 @@ namespace rp::cpu {
 
 namespace {
 
-using Lanes = float __attribute__((vector_size(16), aligned(4)));
+using Lanes = float __attribute__((vector_size(16)));
+
+// Rows of images start anywhere.
+Lanes load(const float* from) {
+  Lanes v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+void store(float* to, Lanes v) { std::memcpy(to, &v, sizeof v); }
 
 /// Four by four elements.
 void transpose_block(const float* from, int64_t from_row, float* to, int64_t to_row) {
   Lanes r[4];
-  for (int i = 0; i < 4; ++i) r[i] = *reinterpret_cast<const Lanes*>(from + i * from_row);
+  for (int i = 0; i < 4; ++i) r[i] = load(from + i * from_row);
   const Lanes a = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), b = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
   const Lanes c = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5), d = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
-  *reinterpret_cast<Lanes*>(to) = __builtin_shufflevector(a, c, 0, 1, 4, 5);
-  *reinterpret_cast<Lanes*>(to + to_row) = __builtin_shufflevector(a, c, 2, 3, 6, 7);
-  *reinterpret_cast<Lanes*>(to + 2 * to_row) = __builtin_shufflevector(b, d, 0, 1, 4, 5);
-  *reinterpret_cast<Lanes*>(to + 3 * to_row) = __builtin_shufflevector(b, d, 2, 3, 6, 7);
+  store(to, __builtin_shufflevector(a, c, 0, 1, 4, 5));
+  store(to + to_row, __builtin_shufflevector(a, c, 2, 3, 6, 7));
+  store(to + 2 * to_row, __builtin_shufflevector(b, d, 0, 1, 4, 5));
+  store(to + 3 * to_row, __builtin_shufflevector(b, d, 2, 3, 6, 7));
 }
 
 /// Up to a strip of columns, so that whole cache lines are read and written.

@@ -8,12 +8,18 @@ namespace rp {
 
 std::unique_ptr<RegionKernel> compile_region(Backend& backend, const Region& region) {
   switch (region.kind) {
-    case RegionKind::map: return compile_map(backend, region);
-    case RegionKind::rows: return compile_rows(backend, region);
-    case RegionKind::columns: return compile_columns(backend, region);
-    case RegionKind::gemm: return compile_gemm(backend, region);
-    case RegionKind::copy: return compile_copy(region);
-    case RegionKind::kernel: break;
+    case RegionKind::map:
+      return compile_map(backend, region);
+    case RegionKind::rows:
+      return compile_rows(backend, region);
+    case RegionKind::columns:
+      return compile_columns(backend, region);
+    case RegionKind::gemm:
+      return compile_gemm(backend, region);
+    case RegionKind::copy:
+      return compile_copy(region);
+    case RegionKind::kernel:
+      break;
   }
   return compile_call(backend, region);
 }
@@ -24,7 +30,9 @@ CompiledStage compile_stage(Backend& backend, const Stage& stage) {
 }
 
 RowCursor::RowCursor(const Nest& nest, const Nest::Steps& steps, size_t element)
-    : extents_(nest.outer), steps_(steps.outer), row_(steps.row * static_cast<int64_t>(element)),
+    : extents_(nest.outer),
+      steps_(steps.outer),
+      row_(steps.row * static_cast<int64_t>(element)),
       column_(steps.column * static_cast<int64_t>(element)) {
   for (int i = 0; i < steps_.rank(); ++i) steps_[i] *= static_cast<int64_t>(element);
 }
@@ -47,10 +55,14 @@ namespace {
 template <class F>
 void visit_type(Type type, F&& f) {
   switch (type) {
-    case Type::f32: return f(float{});
-    case Type::f64: return f(double{});
-    case Type::i64: return f(int64_t{});
-    default: return f(int32_t{});
+    case Type::f32:
+      return f(float{});
+    case Type::f64:
+      return f(double{});
+    case Type::i64:
+      return f(int64_t{});
+    default:
+      return f(int32_t{});
   }
 }
 
@@ -58,13 +70,19 @@ template <class T>
 T combined(Combine combine, T a, T b) {
   switch (combine) {
     case Combine::sum:
-      if constexpr (std::is_integral_v<T>) return static_cast<T>(static_cast<uint64_t>(a) + static_cast<uint64_t>(b));
-      else return a + b;
+      if constexpr (std::is_integral_v<T>)
+        return static_cast<T>(static_cast<uint64_t>(a) + static_cast<uint64_t>(b));
+      else
+        return a + b;
     case Combine::product:
-      if constexpr (std::is_integral_v<T>) return static_cast<T>(static_cast<uint64_t>(a) * static_cast<uint64_t>(b));
-      else return a * b;
-    case Combine::max: return a != a ? a : a > b ? a : b;
-    case Combine::min: break;
+      if constexpr (std::is_integral_v<T>)
+        return static_cast<T>(static_cast<uint64_t>(a) * static_cast<uint64_t>(b));
+      else
+        return a * b;
+    case Combine::max:
+      return a != a ? a : a > b ? a : b;
+    case Combine::min:
+      break;
   }
   return a != a ? a : a < b ? a : b;
 }
@@ -74,10 +92,14 @@ T identity(Combine combine) {
   constexpr bool floats = std::is_floating_point_v<T>;
   using L = std::numeric_limits<T>;
   switch (combine) {
-    case Combine::sum: return T{0};
-    case Combine::product: return T{1};
-    case Combine::max: return floats ? -L::infinity() : L::lowest();
-    case Combine::min: break;
+    case Combine::sum:
+      return T{0};
+    case Combine::product:
+      return T{1};
+    case Combine::max:
+      return floats ? -L::infinity() : L::lowest();
+    case Combine::min:
+      break;
   }
   return floats ? L::infinity() : L::max();
 }
@@ -95,8 +117,10 @@ void combine_lanes(std::byte* lanes, int64_t count, Combine combine, Type type) 
       for (int64_t n = rp::lanes / 2 * count; n >= count && n; n /= 2)
         for (int64_t i = 0; i < n; ++i) x[i] = op(x[i], x[i + n]);
     };
-    if (combine == Combine::sum) halve([](T a, T b) { return combined(Combine::sum, a, b); });
-    else halve([combine](T a, T b) { return combined(combine, a, b); });
+    if (combine == Combine::sum)
+      halve([](T a, T b) { return combined(Combine::sum, a, b); });
+    else
+      halve([combine](T a, T b) { return combined(combine, a, b); });
   });
 }
 

@@ -63,8 +63,8 @@ class GemmKernel final : public RegionKernel {
     if (!region.stages.empty()) stage_ = compile_stage(backend, region.stages[0]);
     const Layout &a = *region.operands[0].layout, &b = *region.operands[1].layout, &c = *region.operands[2].layout;
     const int r = c.rank();
-    shape_ = {c.shape()[r - 2], c.shape()[r - 1], a.shape()[r - 1], a.strides[r - 2], a.strides[r - 1],
-              b.strides[r - 2], b.strides[r - 1], c.strides[r - 2]};
+    shape_ = {c.shape()[r - 2], c.shape()[r - 1], a.shape()[r - 1], a.strides[r - 2],
+              a.strides[r - 1], b.strides[r - 2], b.strides[r - 1], c.strides[r - 2]};
     batch_ = region.members[0].outer;
     batches_ = region.members[0].outer_count();
     for (size_t k = 0; k < region.operands.size(); ++k) {
@@ -88,8 +88,10 @@ class GemmKernel final : public RegionKernel {
           if constexpr (!std::is_same_v<T, bool>) product<T>(call, i);
         });
     };
-    if (batches_ == 1) one(0, 1);
-    else parallel_for(batches_, std::max<int64_t>(1, 500000 / work), one);
+    if (batches_ == 1)
+      one(0, 1);
+    else
+      parallel_for(batches_, std::max<int64_t>(1, 500000 / work), one);
   }
 
   std::string form() const override { return stage_ ? "gemm, " + stage_->compiled->form : "gemm"; }

@@ -46,8 +46,8 @@ int64_t parallel_grain(int64_t cost);
 
 /// The value that changes nothing.
 void fill_identity(std::byte* lanes, int64_t count, Combine combine, Type type);
-/// Combines the 16 lanes of `count` results into the first lane: lane i with lane i + 8, then 4, 2, 1. Lane l of result i stands
-/// at l * count + i.
+/// Combines the 16 lanes of `count` results into the first lane: lane i with lane i + 8, then 4, 2, 1. Lane l of result
+/// i stands at l * count + i.
 void combine_lanes(std::byte* lanes, int64_t count, Combine combine, Type type);
 /// a[i] = combine(a[i], b[i]).
 void combine_into(std::byte* a, const std::byte* b, int64_t count, Combine combine, Type type);

@@ -25,9 +25,10 @@ class MapKernel final : public RegionKernel {
   void run(const RegionCall& call) const override {
     if (members_.size() > 1) {  // small updates: whole members are dealt out
       const int64_t each = members_[0].outer * members_[0].nest.rows * members_[0].nest.columns;
-      parallel_for(static_cast<int64_t>(members_.size()), std::max<int64_t>(1, grain_ / (each + 1)), [&](int64_t b, int64_t e) {
-        for (int64_t i = b; i < e; ++i) run_member(members_[static_cast<size_t>(i)], call, grain_);
-      });
+      parallel_for(static_cast<int64_t>(members_.size()), std::max<int64_t>(1, grain_ / (each + 1)),
+                   [&](int64_t b, int64_t e) {
+                     for (int64_t i = b; i < e; ++i) run_member(members_[static_cast<size_t>(i)], call, grain_);
+                   });
       return;
     }
     run_member(members_[0], call, grain_);
@@ -52,16 +53,16 @@ class MapKernel final : public RegionKernel {
     }
     if (rows == 1) {
       // Whole cache lines for each thread.
-      parallel_for((m.nest.columns + 63) / 64, std::max<int64_t>(1, grain / 64), [&](int64_t b, int64_t e) {
-        run_part(m, call, 0, 1, b * 64, std::min(e * 64, m.nest.columns));
-      });
+      parallel_for((m.nest.columns + 63) / 64, std::max<int64_t>(1, grain / 64),
+                   [&](int64_t b, int64_t e) { run_part(m, call, 0, 1, b * 64, std::min(e * 64, m.nest.columns)); });
       return;
     }
     parallel_for(rows, std::max<int64_t>(1, grain / m.nest.columns),
                  [&](int64_t b, int64_t e) { run_part(m, call, b, e, 0, m.nest.columns); });
   }
 
-  void run_part(const Member& m, const RegionCall& call, int64_t row, int64_t last_row, int64_t column, int64_t last_column) const {
+  void run_part(const Member& m, const RegionCall& call, int64_t row, int64_t last_row, int64_t column,
+                int64_t last_column) const {
     KernelArgs args;
     args.scalars = call.scalars;
     args.context = stage_.compiled->context;

@@ -1,6 +1,7 @@
 // Strided copies and calls of library kernels.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "reprise/backends/cpu/region_kernels.h"
 #include "reprise/backends/cpu/threads.h"
@@ -16,10 +17,13 @@ class CopyKernel final : public RegionKernel {
     element_ = static_cast<int64_t>(rp::size_of(from.dtype()));
     for (int i = 0; i < to.rank(); ++i)
       if (to.shape()[i] != 1) axes_.push_back({to.shape()[i], from.strides[i] * element_, to.strides[i] * element_});
-    std::stable_sort(axes_.begin(), axes_.end(), [](const Axis& a, const Axis& b) { return a.to > b.to; });
-    // The axis along which the source moves least goes next to the innermost, so that tiles use whole cache lines of both.
+    std::sort(axes_.begin(), axes_.end(),
+              [](const Axis& a, const Axis& b) { return std::pair(a.to, a.from) > std::pair(b.to, b.from); });
+    // The axis along which the source moves least goes next to the innermost, so that tiles use whole cache lines of
+    // both.
     if (axes_.size() > 2) {
-      const auto least = std::min_element(axes_.begin(), axes_.end() - 1, [](const Axis& a, const Axis& b) { return a.from < b.from; });
+      const auto least = std::min_element(axes_.begin(), axes_.end() - 1,
+                                          [](const Axis& a, const Axis& b) { return a.from < b.from; });
       std::rotate(least, least + 1, axes_.end() - 1);
     }
     while (axes_.size() < 2) axes_.insert(axes_.begin(), {1, 0, 0});
@@ -49,14 +53,19 @@ class CopyKernel final : public RegionKernel {
   std::string form() const override { return "copy"; }
 
  private:
-  struct Axis { int64_t extent, from, to; };  // steps in bytes
+  struct Axis {
+    int64_t extent, from, to;
+  };  // steps in bytes
   static constexpr int64_t tile = 16;
 
   void copy_rows(const std::byte* from, std::byte* to, int64_t row, int64_t last) const {
     switch (element_) {
-      case 1: return copy_tile<uint8_t>(from, to, row, last);
-      case 4: return copy_tile<uint32_t>(from, to, row, last);
-      default: return copy_tile<uint64_t>(from, to, row, last);
+      case 1:
+        return copy_tile<uint8_t>(from, to, row, last);
+      case 4:
+        return copy_tile<uint32_t>(from, to, row, last);
+      default:
+        return copy_tile<uint64_t>(from, to, row, last);
     }
   }
 
@@ -76,7 +85,8 @@ class CopyKernel final : public RegionKernel {
 
 class CallKernel final : public RegionKernel {
  public:
-  CallKernel(Backend& backend, const Region& region) : op_(*region.op), attrs_(region.attrs), scalars_(region.scalar_values) {
+  CallKernel(Backend& backend, const Region& region)
+      : op_(*region.op), attrs_(region.attrs), scalars_(region.scalar_values) {
     for (const RegionOperand& o : region.operands) layouts_.push_back(o.layout);
     std::string why;
     kernel_ = backend.find(op_, layouts_[0]->dtype(), &why);

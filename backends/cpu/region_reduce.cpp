@@ -33,7 +33,9 @@ class ReduceKernel : public RegionKernel {
   std::string form() const override { return stages_[0].compiled->form; }
 
  protected:
-  size_t element(int operand) const { return rp::size_of(region_.operands[static_cast<size_t>(operand)].layout->dtype()); }
+  size_t element(int operand) const {
+    return rp::size_of(region_.operands[static_cast<size_t>(operand)].layout->dtype());
+  }
 
   // Memory for temporaries of `width` results and `full` elements, kept by the thread between runs.
   Scratch& scratch(int64_t width, int64_t full, int64_t accumulator_values) const {
@@ -44,7 +46,8 @@ class ReduceKernel : public RegionKernel {
     const size_t row = padded(static_cast<size_t>(width) * 8), all = padded(static_cast<size_t>(full) * 8);
     const size_t acc = padded(static_cast<size_t>(accumulator_values) * 8);
     auto& memory = s.memory;
-    memory.resize(std::max(memory.size(), 64 + row * region_.row_temps.size() + all * region_.full_temps.size() + acc * max_accumulators));
+    memory.resize(std::max(
+        memory.size(), 64 + row * region_.row_temps.size() + all * region_.full_temps.size() + acc * max_accumulators));
     auto* p = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
     for (size_t i = 0; i < region_.row_temps.size(); ++i, p += row) s.row_temps.push_back(p);
     for (size_t i = 0; i < region_.full_temps.size(); ++i, p += all) s.full_temps.push_back(p);
@@ -56,7 +59,8 @@ class ReduceKernel : public RegionKernel {
   }
 
   // A stage over one value per result: `count` results from number `first`.
-  void run_row_stage(const CompiledStage& s, const RegionCall& call, const Scratch& scratch, int64_t first, int64_t count) const {
+  void run_row_stage(const CompiledStage& s, const RegionCall& call, const Scratch& scratch, int64_t first,
+                     int64_t count) const {
     KernelArgs args;
     args.rows = 1;
     args.columns = count;
@@ -91,22 +95,26 @@ class RowsKernel final : public ReduceKernel {
     const int64_t rows = nest_.outer_count() * nest_.rows, columns = nest_.columns;
     if (!rows) return;
     const int64_t strip = std::clamp<int64_t>(strip_elements / std::max<int64_t>(columns, 1), 1, max_strip);
-    parallel_for(rows, std::max<int64_t>(1, parallel_grain(cost_) / std::max<int64_t>(columns, 1)), [&](int64_t b, int64_t e) {
-      Scratch& s = scratch(strip, region_.full_temps.empty() ? 0 : strip * columns, strip * lanes);
-      for (int64_t row = b; row < e;) {
-        const int64_t count = std::min({strip, e - row, nest_.rows - row % nest_.rows});
-        run_strip(call, s, row, count);
-        row += count;
-      }
-    });
+    parallel_for(rows, std::max<int64_t>(1, parallel_grain(cost_) / std::max<int64_t>(columns, 1)),
+                 [&](int64_t b, int64_t e) {
+                   Scratch& s = scratch(strip, region_.full_temps.empty() ? 0 : strip * columns, strip * lanes);
+                   for (int64_t row = b; row < e;) {
+                     const int64_t count = std::min({strip, e - row, nest_.rows - row % nest_.rows});
+                     run_strip(call, s, row, count);
+                     row += count;
+                   }
+                 });
   }
 
  private:
   void run_strip(const RegionCall& call, Scratch& scratch, int64_t row, int64_t count) const {
     for (const CompiledStage& s : stages_) {
-      if (!s.stage.full) run_row_stage(s, call, scratch, row, count);
-      else if (s.stage.reductions.empty()) run_full(s, call, scratch, row, count, 0, nest_.columns);
-      else reduce(s, call, scratch, row, count);
+      if (!s.stage.full)
+        run_row_stage(s, call, scratch, row, count);
+      else if (s.stage.reductions.empty())
+        run_full(s, call, scratch, row, count, 0, nest_.columns);
+      else
+        reduce(s, call, scratch, row, count);
     }
   }
 
@@ -194,12 +202,15 @@ class ColumnsKernel final : public ReduceKernel {
   void run_strip(const RegionCall& call, int64_t outer, int64_t column, int64_t width) const {
     Scratch& s = scratch(width, 0, width * lanes);
     for (const CompiledStage& stage : stages_) {
-      if (stage.stage.full) reduce(stage, call, s, outer, column, width);
-      else run_row_stage(stage, call, s, outer * nest_.columns + column, width);
+      if (stage.stage.full)
+        reduce(stage, call, s, outer, column, width);
+      else
+        run_row_stage(stage, call, s, outer * nest_.columns + column, width);
     }
   }
 
-  void reduce(const CompiledStage& s, const RegionCall& call, Scratch& scratch, int64_t outer, int64_t column, int64_t width) const {
+  void reduce(const CompiledStage& s, const RegionCall& call, Scratch& scratch, int64_t outer, int64_t column,
+              int64_t width) const {
     const auto& reductions = s.stage.reductions;
     const bool one_block = nest_.rows <= block;
     std::vector<BlockTree> trees;
@@ -212,17 +223,19 @@ class ColumnsKernel final : public ReduceKernel {
       for (size_t k = 0; k < reductions.size(); ++k) {
         const Reduction& r = reductions[k];
         combine_lanes(scratch.accumulators[k], width, r.combine, r.type);
-        if (!one_block) trees[k].push(scratch.accumulators[k]);
-        else std::memcpy(scratch.row_temps[static_cast<size_t>(r.row_temp)], scratch.accumulators[k],
-                         static_cast<size_t>(width) * rp::size_of(r.type));
+        if (!one_block)
+          trees[k].push(scratch.accumulators[k]);
+        else
+          std::memcpy(scratch.row_temps[static_cast<size_t>(r.row_temp)], scratch.accumulators[k],
+                      static_cast<size_t>(width) * rp::size_of(r.type));
       }
     }
     for (size_t k = 0; k < trees.size(); ++k)
       trees[k].finish(scratch.row_temps[static_cast<size_t>(reductions[k].row_temp)]);
   }
 
-  void run_full(const CompiledStage& s, const RegionCall& call, const Scratch& scratch, int64_t outer, int64_t row, int64_t rows,
-                int64_t column, int64_t width) const {
+  void run_full(const CompiledStage& s, const RegionCall& call, const Scratch& scratch, int64_t outer, int64_t row,
+                int64_t rows, int64_t column, int64_t width) const {
     KernelArgs args;
     args.rows = rows;
     args.columns = width;

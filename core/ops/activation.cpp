@@ -31,30 +31,26 @@ Tensors gelu_tanh_gradient(const GradCall& c) {
 constinit const Op relu_op = pointwise<1>("relu", [](V x) { return max(x, 0.0); }, {relu_gradient, Needs::output},
                                           {.booleans = true, .differentiable = false});
 constinit const Op leaky_relu_op =
-    pointwise<2>("leaky_relu", [](V x, V slope) { return select(x > 0.0, x, x * slope); }, {leaky_gradient, Needs::inputs},
-                 {.integers = false, .differentiable = false});
+    pointwise<2>("leaky_relu", [](V x, V slope) { return select(x > 0.0, x, x * slope); },
+                 {leaky_gradient, Needs::inputs}, {.integers = false, .differentiable = false});
 constinit const Op elu_op =
     pointwise<2>("elu", [](V x, V alpha) { return select(x > 0.0, x, expm1(min(x, 0.0)) * alpha); },
                  {elu_gradient, Needs::inputs}, {.integers = false, .differentiable = false});
-constinit const Op silu_op =
-    pointwise<1>("silu", [](V x) { return x * sigmoid(x); }, {silu_gradient, Needs::inputs});
-constinit const Op softplus_op =
-    pointwise<1>("softplus", [](V x) { return max(x, 0.0) + log1p(exp(-abs(x))); },
-                 {[](const GradCall& c) { return Tensors{c.dy() * sigmoid(c.input(0))}; }, Needs::inputs},
-                 {.low = -30, .high = 30});
-constinit const Op gelu_op =
-    pointwise<1>("gelu", [](V x) { return x * ((erf(x * sqrt_half) + 1.0) * 0.5); }, {gelu_gradient, Needs::inputs},
-                 {.ulp = 64});
+constinit const Op silu_op = pointwise<1>("silu", [](V x) { return x * sigmoid(x); }, {silu_gradient, Needs::inputs});
+constinit const Op softplus_op = pointwise<1>(
+    "softplus", [](V x) { return max(x, 0.0) + log1p(exp(-abs(x))); },
+    {[](const GradCall& c) { return Tensors{c.dy() * sigmoid(c.input(0))}; }, Needs::inputs}, {.low = -30, .high = 30});
+constinit const Op gelu_op = pointwise<1>("gelu", [](V x) { return x * ((erf(x * sqrt_half) + 1.0) * 0.5); },
+                                          {gelu_gradient, Needs::inputs}, {.ulp = 64});
 constinit const Op gelu_tanh_op =
-    pointwise<1>("gelu_tanh",
-                 [](V x) { return x * 0.5 * (tanh((x + x * x * x * gelu_cubic) * sqrt_2_by_pi) + 1.0); },
+    pointwise<1>("gelu_tanh", [](V x) { return x * 0.5 * (tanh((x + x * x * x * gelu_cubic) * sqrt_2_by_pi) + 1.0); },
                  {gelu_tanh_gradient, Needs::inputs}, {.ulp = 64});
 
 }  // namespace
 
 Entries activation_entries() {
-  static constexpr const Op* entries[] = {&relu_op, &leaky_relu_op, &elu_op, &silu_op,
-                                          &softplus_op, &gelu_op, &gelu_tanh_op};
+  static constexpr const Op* entries[] = {&relu_op,     &leaky_relu_op, &elu_op,      &silu_op,
+                                          &softplus_op, &gelu_op,       &gelu_tanh_op};
   return entries;
 }
 

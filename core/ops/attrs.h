@@ -59,20 +59,20 @@ struct EpsAttrs {
   static constexpr Field fields[] = {{"eps_bits", FieldType::i64, 0}};
 };
 
-/// A convolution's geometry: strides, padding on each side, dilation, data format (a DataFormat). `spec`, in the gradient
-/// ops, is the shape of the result; null in conv2d.
+/// A convolution's geometry: strides, padding on each side, dilation, data format (a DataFormat). `spec`, in the
+/// gradient ops, is the shape of the result; null in conv2d.
 struct ConvAttrs {
   int32_t stride_h, stride_w, top, left, bottom, right, dilation_h, dilation_w, format, groups;
   const Layout* spec;
-  static constexpr Field fields[] = {
-      {"stride", FieldType::i32, 0, 2},    {"padding", FieldType::i32, 8, 4}, {"dilation", FieldType::i32, 24, 2},
-      {"format", FieldType::i32, 32},      {"groups", FieldType::i32, 36},    {"spec", FieldType::spec, 40}};
+  static constexpr Field fields[] = {{"stride", FieldType::i32, 0, 2},    {"padding", FieldType::i32, 8, 4},
+                                     {"dilation", FieldType::i32, 24, 2}, {"format", FieldType::i32, 32},
+                                     {"groups", FieldType::i32, 36},      {"spec", FieldType::spec, 40}};
 };
 
 struct PoolAttrs {
   int32_t window_h, window_w, stride_h, stride_w, top, left, bottom, right, format, unused;
   const Layout* spec;  // avg_pool2d_backward: the shape of the result; null otherwise
-  static constexpr Field fields[] = {{"window", FieldType::i32, 0, 2},  {"stride", FieldType::i32, 8, 2},
+  static constexpr Field fields[] = {{"window", FieldType::i32, 0, 2},   {"stride", FieldType::i32, 8, 2},
                                      {"padding", FieldType::i32, 16, 4}, {"format", FieldType::i32, 32},
                                      {"unused", FieldType::i32, 36},     {"spec", FieldType::spec, 40}};
 };

@@ -18,9 +18,12 @@ const Layout* given_spec(const ShapeCall& c) { return c.attrs.as<SpecAttrs>().sp
 
 void add_scalar(Scalars& scalars, const Scalar& v, DType dtype) {
   visit_dtype(dtype, [&]<class T>(T) {
-    if constexpr (std::is_same_v<T, bool>) scalars.add<int32_t>(v.f != 0);
-    else if constexpr (std::is_integral_v<T>) scalars.add(static_cast<T>(v.i));
-    else scalars.add(v.kind == Scalar::Kind::integer ? static_cast<T>(v.i) : static_cast<T>(v.f));
+    if constexpr (std::is_same_v<T, bool>)
+      scalars.add<int32_t>(v.f != 0);
+    else if constexpr (std::is_integral_v<T>)
+      scalars.add(static_cast<T>(v.i));
+    else
+      scalars.add(v.kind == Scalar::Kind::integer ? static_cast<T>(v.i) : static_cast<T>(v.f));
   });
 }
 
@@ -31,8 +34,9 @@ Shape broadcast(std::string_view op, const Shape& a, const Shape& b) {
   for (int i = 0; i < other.rank(); ++i) {
     int64_t& d = out[i + shift];
     if (d == other[i] || other[i] == 1) continue;
-    if (d != 1) fail("{}: shapes {} and {} do not broadcast (axis {}: {} and {})", op, to_string(a), to_string(b),
-                     i + shift, d, other[i]);
+    if (d != 1)
+      fail("{}: shapes {} and {} do not broadcast (axis {}: {} and {})", op, to_string(a), to_string(b), i + shift, d,
+           other[i]);
     d = other[i];
   }
   return out;
@@ -130,6 +134,7 @@ Tensor elementwise(const Op& op, std::initializer_list<const Operand*> operands,
   // One or two tensors of one layout, the most frequent call, need neither promotion nor broadcasting.
   const Tensor *first = (*operands.begin())->tensor, *last = (*(operands.end() - 1))->tensor;
   if (operands.size() <= 2 && first && last && &first->layout() == &last->layout() && !attrs.size() &&
+      first->dtype() != DType::boolean &&
       (promote == Promote::same || (promote == Promote::floating && is_floating(first->dtype())))) {
     const Tensor* inputs[] = {first, last};
     return apply({.op = &op, .inputs = {inputs, operands.size()}});
@@ -146,7 +151,8 @@ void elementwise_into(const Tensor& target, const Op& op, std::initializer_list<
     fail("{}_: the result {} does not fit into {}", op.name, to_string(out->spec), to_string(target.spec()));
   if (out->dtype() == target.dtype()) return apply_into(target, prepared.call);
   if (out->dtype() > target.dtype() && is_floating(out->dtype()) != is_floating(target.dtype()))
-    fail("{}_: the result is {}, the tensor {}; cast one of them", op.name, name_of(out->dtype()), name_of(target.dtype()));
+    fail("{}_: the result is {}, the tensor {}; cast one of them", op.name, name_of(out->dtype()),
+         name_of(target.dtype()));
   write(target, cast(apply(prepared.call), target.dtype()));
 }
 

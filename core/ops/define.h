@@ -31,8 +31,13 @@ constexpr Op pointwise(std::string_view name, F, Gradient gradient = {}, Samples
   constexpr Meaning meaning = [](std::span<const Value> v, const Attrs&, Type) {
     return [&]<size_t... I>(std::index_sequence<I...>) { return F{}(v[I]...); }(std::make_index_sequence<N>());
   };
-  return {.name = name, .kind = Kind::pointwise, .operands = N, .shape = shape, .meaning = meaning,
-          .gradient = gradient, .samples = samples};
+  return {.name = name,
+          .kind = Kind::pointwise,
+          .operands = N,
+          .shape = shape,
+          .meaning = meaning,
+          .gradient = gradient,
+          .samples = samples};
 }
 
 template <class F>
@@ -50,10 +55,12 @@ enum class Promote : uint8_t {
 };
 
 /// Promotes and broadcasts the operands, then applies a pointwise op.
-Tensor elementwise(const Op& op, std::initializer_list<const Operand*> operands, Promote promote, const Attrs& attrs = {});
+Tensor elementwise(const Op& op, std::initializer_list<const Operand*> operands, Promote promote,
+                   const Attrs& attrs = {});
 
 /// As elementwise, but replaces the elements of `target`.
-void elementwise_into(const Tensor& target, const Op& op, std::initializer_list<const Operand*> operands, Promote promote);
+void elementwise_into(const Tensor& target, const Op& op, std::initializer_list<const Operand*> operands,
+                      Promote promote);
 
 inline Tensor unary(const Op& op, const In& x, Promote promote) {
   const Operand a(x);
@@ -61,7 +68,8 @@ inline Tensor unary(const Op& op, const In& x, Promote promote) {
 }
 
 /// Applies an op of any other kind to tensors.
-Tensor call(const Op& op, std::initializer_list<const Tensor*> inputs, const Attrs& attrs = {}, const Scalars& scalars = {});
+Tensor call(const Op& op, std::initializer_list<const Tensor*> inputs, const Attrs& attrs = {},
+            const Scalars& scalars = {});
 
 /// The bit pattern of a number in a dtype.
 void add_scalar(Scalars& scalars, const Scalar& v, DType dtype);

@@ -21,13 +21,12 @@ constexpr double two_by_sqrt_pi = 1.1283791670955126;
 
 constinit const Op exp_op = pointwise<1>("exp", [](V x) { return exp(x); }, by_output([](T y) { return y; }));
 constinit const Op expm1_op = pointwise<1>("expm1", [](V x) { return expm1(x); }, by_output([](T y) { return y + 1; }));
-constinit const Op log_op =
-    pointwise<1>("log", [](V x) { return log(x); },
-                 {[](const GradCall& c) { return Tensors{c.dy() / c.input(0)}; }, Needs::inputs}, {.low = 0.1, .high = 5});
-constinit const Op log1p_op =
-    pointwise<1>("log1p", [](V x) { return log1p(x); },
-                 {[](const GradCall& c) { return Tensors{c.dy() / (c.input(0) + 1)}; }, Needs::inputs},
-                 {.low = -0.8, .high = 4});
+constinit const Op log_op = pointwise<1>(
+    "log", [](V x) { return log(x); }, {[](const GradCall& c) { return Tensors{c.dy() / c.input(0)}; }, Needs::inputs},
+    {.low = 0.1, .high = 5});
+constinit const Op log1p_op = pointwise<1>(
+    "log1p", [](V x) { return log1p(x); },
+    {[](const GradCall& c) { return Tensors{c.dy() / (c.input(0) + 1)}; }, Needs::inputs}, {.low = -0.8, .high = 4});
 constinit const Op sqrt_op =
     pointwise<1>("sqrt", [](V x) { return sqrt(x); },
                  {[](const GradCall& c) { return Tensors{c.dy() / (c.output() * 2)}; }, Needs::output},
@@ -40,18 +39,20 @@ constinit const Op sin_op = pointwise<1>("sin", [](V x) { return sin(x); }, by_i
 constinit const Op cos_op = pointwise<1>("cos", [](V x) { return cos(x); }, by_input([](T x) { return -sin(x); }));
 constinit const Op tan_op = pointwise<1>("tan", [](V x) { return tan(x); },
                                          by_output([](T y) { return square(y) + 1; }), {.low = -1, .high = 1});
-constinit const Op asin_op = pointwise<1>("asin", [](V x) { return asin(x); },
-                                          by_input([](T x) { return rsqrt(1 - square(x)); }), {.low = -0.9, .high = 0.9});
-constinit const Op acos_op = pointwise<1>("acos", [](V x) { return acos(x); },
-                                          by_input([](T x) { return -rsqrt(1 - square(x)); }), {.low = -0.9, .high = 0.9});
+constinit const Op asin_op =
+    pointwise<1>("asin", [](V x) { return asin(x); }, by_input([](T x) { return rsqrt(1 - square(x)); }),
+                 {.low = -0.9, .high = 0.9});
+constinit const Op acos_op =
+    pointwise<1>("acos", [](V x) { return acos(x); }, by_input([](T x) { return -rsqrt(1 - square(x)); }),
+                 {.low = -0.9, .high = 0.9});
 constinit const Op atan_op =
     pointwise<1>("atan", [](V x) { return atan(x); }, by_input([](T x) { return reciprocal(square(x) + 1); }));
 constinit const Op tanh_op =
     pointwise<1>("tanh", [](V x) { return tanh(x); }, by_output([](T y) { return 1 - square(y); }));
 constinit const Op sigmoid_op =
     pointwise<1>("sigmoid", [](V x) { return sigmoid(x); }, by_output([](T y) { return y * (1 - y); }));
-constinit const Op erf_op = pointwise<1>("erf", [](V x) { return erf(x); },
-                                         by_input([](T x) { return exp(-square(x)) * two_by_sqrt_pi; }));
+constinit const Op erf_op =
+    pointwise<1>("erf", [](V x) { return erf(x); }, by_input([](T x) { return exp(-square(x)) * two_by_sqrt_pi; }));
 
 constexpr Gradient flat{[](const GradCall& c) { return Tensors{zeros_like(c.dy())}; }};
 constexpr Samples steps{.integers = false, .differentiable = false};
@@ -63,8 +64,8 @@ constinit const Op trunc_op = pointwise<1>("trunc", [](V x) { return trunc(x); }
 }  // namespace
 
 Entries elementary_entries() {
-  static constexpr const Op* entries[] = {&exp_op, &expm1_op, &log_op, &log1p_op, &sqrt_op, &rsqrt_op, &sin_op,
-                                          &cos_op, &tan_op, &asin_op, &acos_op, &atan_op, &tanh_op, &sigmoid_op,
+  static constexpr const Op* entries[] = {&exp_op, &expm1_op, &log_op,  &log1p_op, &sqrt_op, &rsqrt_op, &sin_op,
+                                          &cos_op, &tan_op,   &asin_op, &acos_op,  &atan_op, &tanh_op,  &sigmoid_op,
                                           &erf_op, &floor_op, &ceil_op, &round_op, &trunc_op};
   return entries;
 }

@@ -16,18 +16,18 @@ extern const Op sum_op, max_op, min_op;
 extern const Op matmul_op;
 
 // Kernels. Inputs are contiguous; the output is contiguous and does not overlap them.
-extern const Op argmax_op, argmin_op;            // ArgAttrs: x -> i64
-extern const Op index_select_op, index_add_op;   // AxisAttrs: (x, indices) -> x with the axis replaced by indices' axes;
-                                                 // ScatterAttrs: (src, indices) -> spec, its adjoint, adding in order
-extern const Op gather_op, scatter_add_op;       // AxisAttrs: (x, indices); ScatterAttrs: (src, indices) -> spec
-extern const Op concat_op;                       // AxisAttrs: any number of inputs
-extern const Op conv2d_op;                       // ConvAttrs: (x, w)
-extern const Op conv2d_backward_data_op;         // ConvAttrs: (dy, w) -> spec
-extern const Op conv2d_backward_weights_op;      // ConvAttrs: (x, dy) -> spec
-extern const Op max_pool2d_op;                   // PoolAttrs: x
-extern const Op max_pool2d_backward_op;          // PoolAttrs: (x, dy) -> x's shape: dy goes to each window's first maximum
-extern const Op max_pool2d_pick_op;              // PoolAttrs: (x, v) -> pooled shape: v at each window's first maximum of x
-extern const Op avg_pool2d_op;                   // PoolAttrs: x
-extern const Op avg_pool2d_backward_op;          // PoolAttrs: dy -> spec
+extern const Op argmax_op, argmin_op;           // ArgAttrs: x -> i64
+extern const Op index_select_op, index_add_op;  // AxisAttrs: (x, indices) -> x with the axis replaced by indices' axes;
+                                                // ScatterAttrs: (src, indices) -> spec, its adjoint, adding in order
+extern const Op gather_op, scatter_add_op;      // AxisAttrs: (x, indices); ScatterAttrs: (src, indices) -> spec
+extern const Op concat_op;                      // AxisAttrs: any number of inputs
+extern const Op conv2d_op;                      // ConvAttrs: (x, w)
+extern const Op conv2d_backward_data_op;        // ConvAttrs: (dy, w) -> spec
+extern const Op conv2d_backward_weights_op;     // ConvAttrs: (x, dy) -> spec
+extern const Op max_pool2d_op;                  // PoolAttrs: x
+extern const Op max_pool2d_backward_op;  // PoolAttrs: (x, dy) -> x's shape: dy goes to each window's first maximum
+extern const Op max_pool2d_pick_op;      // PoolAttrs: (x, v) -> pooled shape: v at each window's first maximum of x
+extern const Op avg_pool2d_op;           // PoolAttrs: x
+extern const Op avg_pool2d_backward_op;  // PoolAttrs: dy -> spec
 
 }  // namespace rp

@@ -56,17 +56,36 @@ Tensors concat_gradient(const GradCall& c) {
 
 }  // namespace
 
-constinit const Op index_select_op{.name = "index_select", .kind = Kind::kernel, .operands = 2,
-                                   .shape = index_select_shape, .gradient = {to_scatter<index_add_op>, Needs::inputs},
+constinit const Op index_select_op{.name = "index_select",
+                                   .kind = Kind::kernel,
+                                   .operands = 2,
+                                   .shape = index_select_shape,
+                                   .gradient = {to_scatter<index_add_op>, Needs::inputs},
                                    .fields = AxisAttrs::fields};
-constinit const Op index_add_op{.name = "index_add", .kind = Kind::kernel, .operands = 2, .shape = scatter_shape,
-                                .gradient = {to_gather<index_select_op>, Needs::inputs}, .fields = ScatterAttrs::fields};
-constinit const Op gather_op{.name = "gather", .kind = Kind::kernel, .operands = 2, .shape = gather_shape,
-                             .gradient = {to_scatter<scatter_add_op>, Needs::inputs}, .fields = AxisAttrs::fields};
-constinit const Op scatter_add_op{.name = "scatter_add", .kind = Kind::kernel, .operands = 2, .shape = scatter_shape,
-                                  .gradient = {to_gather<gather_op>, Needs::inputs}, .fields = ScatterAttrs::fields};
-constinit const Op concat_op{.name = "concat", .kind = Kind::kernel, .operands = -1, .shape = concat_shape,
-                             .gradient = {concat_gradient}, .fields = AxisAttrs::fields};
+constinit const Op index_add_op{.name = "index_add",
+                                .kind = Kind::kernel,
+                                .operands = 2,
+                                .shape = scatter_shape,
+                                .gradient = {to_gather<index_select_op>, Needs::inputs},
+                                .fields = ScatterAttrs::fields};
+constinit const Op gather_op{.name = "gather",
+                             .kind = Kind::kernel,
+                             .operands = 2,
+                             .shape = gather_shape,
+                             .gradient = {to_scatter<scatter_add_op>, Needs::inputs},
+                             .fields = AxisAttrs::fields};
+constinit const Op scatter_add_op{.name = "scatter_add",
+                                  .kind = Kind::kernel,
+                                  .operands = 2,
+                                  .shape = scatter_shape,
+                                  .gradient = {to_gather<gather_op>, Needs::inputs},
+                                  .fields = ScatterAttrs::fields};
+constinit const Op concat_op{.name = "concat",
+                             .kind = Kind::kernel,
+                             .operands = -1,
+                             .shape = concat_shape,
+                             .gradient = {concat_gradient},
+                             .fields = AxisAttrs::fields};
 
 Entries index_entries() {
   static constexpr const Op* entries[] = {&index_select_op, &index_add_op, &gather_op, &scatter_add_op, &concat_op};
@@ -157,7 +176,8 @@ Tensor pad(In x, const Dims& before, const Dims& after, Scalar value) {
   if (before.rank() != shape.rank() || after.rank() != shape.rank())
     fail("pad: expected {} entries before and after, got {} and {}", shape.rank(), to_string(before), to_string(after));
   for (int i = 0; i < shape.rank(); ++i) {
-    if (before[i] < 0 || after[i] < 0) fail("pad: expected no negative entry, got {} and {}", to_string(before), to_string(after));
+    if (before[i] < 0 || after[i] < 0)
+      fail("pad: expected no negative entry, got {} and {}", to_string(before), to_string(after));
     shape[i] += before[i] + after[i];
   }
   const Tensor y = full(shape, value, x->dtype());

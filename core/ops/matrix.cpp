@@ -43,7 +43,10 @@ void check_inner(const Tensor& a, const Tensor& b) {
 
 }  // namespace
 
-constinit const Op matmul_op{.name = "matmul", .kind = Kind::contract, .operands = 2, .shape = matmul_shape,
+constinit const Op matmul_op{.name = "matmul",
+                             .kind = Kind::contract,
+                             .operands = 2,
+                             .shape = matmul_shape,
                              .gradient = {matmul_gradient, Needs::inputs}};
 
 Entries matrix_entries() {

@@ -42,14 +42,24 @@ Tensor layer_norm_body(std::span<const Tensor> in, const Attrs& attrs, const Sca
 
 }  // namespace
 
-static constinit const Op softmax_op{.name = "softmax", .kind = Kind::composite, .shape = same_as_input,
-                                     .body = softmax_body, .gradient = {softmax_gradient, Needs::output},
+static constinit const Op softmax_op{.name = "softmax",
+                                     .kind = Kind::composite,
+                                     .shape = same_as_input,
+                                     .body = softmax_body,
+                                     .gradient = {softmax_gradient, Needs::output},
                                      .fields = AxisAttrs::fields};
-static constinit const Op log_softmax_op{.name = "log_softmax", .kind = Kind::composite, .shape = same_as_input,
-                                         .body = log_softmax_body, .gradient = {log_softmax_gradient, Needs::output},
+static constinit const Op log_softmax_op{.name = "log_softmax",
+                                         .kind = Kind::composite,
+                                         .shape = same_as_input,
+                                         .body = log_softmax_body,
+                                         .gradient = {log_softmax_gradient, Needs::output},
                                          .fields = AxisAttrs::fields};
-static constinit const Op layer_norm_op{.name = "layer_norm", .kind = Kind::composite, .operands = -1,
-                                        .shape = same_as_input, .body = layer_norm_body, .fields = EpsAttrs::fields};
+static constinit const Op layer_norm_op{.name = "layer_norm",
+                                        .kind = Kind::composite,
+                                        .operands = -1,
+                                        .shape = same_as_input,
+                                        .body = layer_norm_body,
+                                        .fields = EpsAttrs::fields};
 
 Entries norm_entries() {
   static constexpr const Op* entries[] = {&softmax_op, &log_softmax_op, &layer_norm_op};
@@ -68,7 +78,8 @@ Tensor along_axis(const Op& op, In x, int axis) {
 }
 
 void check_vector(const char* op, const char* what, const Tensor& t, int64_t n) {
-  if (t.defined() && t.shape() != Shape{n}) fail("{}: expected {} of shape [{}], got {}", op, what, n, to_string(t.spec()));
+  if (t.defined() && t.shape() != Shape{n})
+    fail("{}: expected {} of shape [{}], got {}", op, what, n, to_string(t.spec()));
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Random numbers: element i of a random op is word 0 (and 1) of Philox block (i, position) under the seed. The seed and the
-// position are run-time scalars, so a captured op advances like an eager one, and a dropped one shifts nothing.
+// Random numbers: element i of a random op is word 0 (and 1) of Philox block (i, position) under the seed. The seed and
+// the position are run-time scalars, so a captured op advances like an eager one, and a dropped one shifts nothing.
 #include "reprise/core/random.h"
 
 #include "reprise/core/ops/define.h"
@@ -47,13 +47,21 @@ Value randint_meaning(std::span<const Value> v, const Attrs&, Type out) {
   return v[key_scalars] + wide;
 }
 
-Value bernoulli_meaning(std::span<const Value> v, const Attrs&, Type) { return unit(block(v), Type::f32) < v[key_scalars]; }
+Value bernoulli_meaning(std::span<const Value> v, const Attrs&, Type) {
+  return unit(block(v), Type::f32) < v[key_scalars];
+}
 
 using ScalarType = Type (*)(int operand, Type out);
 
 constexpr Op random(std::string_view name, int parameters, Meaning meaning, ScalarType type) {
-  return {.name = name, .kind = Kind::pointwise, .operands = static_cast<int8_t>(key_scalars + parameters),
-          .shape = given_spec, .meaning = meaning, .fields = SpecAttrs::fields, .random = true, .scalar_type = type};
+  return {.name = name,
+          .kind = Kind::pointwise,
+          .operands = static_cast<int8_t>(key_scalars + parameters),
+          .shape = given_spec,
+          .meaning = meaning,
+          .fields = SpecAttrs::fields,
+          .random = true,
+          .scalar_type = type};
 }
 
 constexpr ScalarType like_result = [](int k, Type out) { return k < key_scalars ? Type::i32 : out; };

@@ -8,8 +8,10 @@ namespace {
 Shape reduced_shape(const Shape& in, const ReduceAttrs& r) {
   Shape out;
   for (int i = 0; i < in.rank(); ++i) {
-    if (!(r.axes >> i & 1)) out.push_back(in[i]);
-    else if (r.keepdim) out.push_back(1);
+    if (!(r.axes >> i & 1))
+      out.push_back(in[i]);
+    else if (r.keepdim)
+      out.push_back(1);
   }
   return out;
 }
@@ -74,12 +76,24 @@ Tensor arg(const Op& op, In x, int axis, bool keepdim) {
 
 }  // namespace
 
-constinit const Op sum_op{.name = "sum", .kind = Kind::reduce, .shape = reduce_shape, .combine = Combine::sum,
-                          .gradient = {sum_gradient}, .fields = ReduceAttrs::fields};
-constinit const Op max_op{.name = "max", .kind = Kind::reduce, .shape = reduce_shape, .combine = Combine::max,
-                          .gradient = {extreme_gradient, Needs::both}, .fields = ReduceAttrs::fields};
-constinit const Op min_op{.name = "min", .kind = Kind::reduce, .shape = reduce_shape, .combine = Combine::min,
-                          .gradient = {extreme_gradient, Needs::both}, .fields = ReduceAttrs::fields};
+constinit const Op sum_op{.name = "sum",
+                          .kind = Kind::reduce,
+                          .shape = reduce_shape,
+                          .combine = Combine::sum,
+                          .gradient = {sum_gradient},
+                          .fields = ReduceAttrs::fields};
+constinit const Op max_op{.name = "max",
+                          .kind = Kind::reduce,
+                          .shape = reduce_shape,
+                          .combine = Combine::max,
+                          .gradient = {extreme_gradient, Needs::both},
+                          .fields = ReduceAttrs::fields};
+constinit const Op min_op{.name = "min",
+                          .kind = Kind::reduce,
+                          .shape = reduce_shape,
+                          .combine = Combine::min,
+                          .gradient = {extreme_gradient, Needs::both},
+                          .fields = ReduceAttrs::fields};
 constinit const Op argmax_op{.name = "argmax", .kind = Kind::kernel, .shape = arg_shape, .fields = ArgAttrs::fields};
 constinit const Op argmin_op{.name = "argmin", .kind = Kind::kernel, .shape = arg_shape, .fields = ArgAttrs::fields};
 

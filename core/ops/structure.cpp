@@ -32,17 +32,33 @@ Value arange_meaning(std::span<const Value> v, const Attrs&, Type out) {
 constinit const Op input_op{.name = "input", .kind = Kind::input, .operands = 0};
 constinit const Op write_op{
     .name = "write", .kind = Kind::write, .operands = 2, .shape = [](const ShapeCall& c) { return c.inputs[0]; }};
-constinit const Op full_op{.name = "full", .kind = Kind::pointwise, .operands = 1, .shape = given_spec,
-                           .meaning = identity, .fields = SpecAttrs::fields};
-constinit const Op copy_op{.name = "copy", .kind = Kind::pointwise, .operands = 1, .shape = same_as_input,
+constinit const Op full_op{.name = "full",
+                           .kind = Kind::pointwise,
+                           .operands = 1,
+                           .shape = given_spec,
+                           .meaning = identity,
+                           .fields = SpecAttrs::fields};
+constinit const Op copy_op{.name = "copy",
+                           .kind = Kind::pointwise,
+                           .operands = 1,
+                           .shape = same_as_input,
                            .meaning = identity,
                            .gradient = {[](const GradCall& c) { return Tensors{c.dy()}; }},
                            .samples = {.booleans = true}};
-constinit const Op cast_op{.name = "cast", .kind = Kind::pointwise, .operands = 1, .shape = cast_shape,
-                           .meaning = cast_meaning, .gradient = {cast_gradient}, .fields = CastAttrs::fields,
+constinit const Op cast_op{.name = "cast",
+                           .kind = Kind::pointwise,
+                           .operands = 1,
+                           .shape = cast_shape,
+                           .meaning = cast_meaning,
+                           .gradient = {cast_gradient},
+                           .fields = CastAttrs::fields,
                            .samples = {.booleans = true}};
-static constinit const Op arange_op{.name = "arange", .kind = Kind::pointwise, .operands = 2, .shape = given_spec,
-                                    .meaning = arange_meaning, .fields = SpecAttrs::fields};
+static constinit const Op arange_op{.name = "arange",
+                                    .kind = Kind::pointwise,
+                                    .operands = 2,
+                                    .shape = given_spec,
+                                    .meaning = arange_meaning,
+                                    .fields = SpecAttrs::fields};
 
 Entries structure_entries() {
   static constexpr const Op* entries[] = {&input_op, &write_op, &full_op, &copy_op, &cast_op, &arange_op};
@@ -93,8 +109,8 @@ Tensor from_blob(T* data, const Shape& shape, void (*release)(void*), void* cont
   return adopt(data, layout, release, context);
 }
 
-#define RP_INSTANTIATE(T)                                             \
-  template Tensor tensor<T>(std::span<const T>, const Shape&, Loc);   \
+#define RP_INSTANTIATE(T)                                           \
+  template Tensor tensor<T>(std::span<const T>, const Shape&, Loc); \
   template Tensor from_blob<T>(T*, const Shape&, void (*)(void*), void*, Loc);
 RP_INSTANTIATE(bool)
 RP_INSTANTIATE(int32_t)

@@ -15,7 +15,8 @@ bool view_strides(const Layout& in, const Shape& shape, Strides& strides) {
     // Join axes of the input as long as they lie behind each other, then split the joined run.
     int64_t run = in.shape()[from];
     const int64_t step = in.strides[from];
-    for (--from; from >= 0 && (in.shape()[from] == 1 || in.strides[from] == run * step); --from) run *= in.shape()[from];
+    for (--from; from >= 0 && (in.shape()[from] == 1 || in.strides[from] == run * step); --from)
+      run *= in.shape()[from];
     int64_t taken = 1;
     while (to >= 0 && (taken < run || shape[to] == 1)) {
       strides[to] = taken * step;
@@ -110,20 +111,34 @@ const Layout* spec_of(const Tensor& t, const Shape& shape) { return intern({t.dt
 }  // namespace
 
 constinit const Op reshape_op{
-    .name = "reshape", .kind = Kind::view, .shape = reshape_shape,
+    .name = "reshape",
+    .kind = Kind::view,
+    .shape = reshape_shape,
     .gradient = {[](const GradCall& c) { return Tensors{c.dy().reshape(c.input_spec(0).shape)}; }},
     .fields = SpecAttrs::fields};
-constinit const Op permute_op{.name = "permute", .kind = Kind::view, .shape = permute_shape,
-                              .gradient = {permute_gradient}, .fields = PermuteAttrs::fields};
-constinit const Op expand_op{.name = "expand", .kind = Kind::view, .shape = expand_shape,
-                             .gradient = {expand_gradient}, .fields = SpecAttrs::fields};
-constinit const Op slice_op{.name = "slice", .kind = Kind::view, .shape = slice_shape, .view_offset = slice_offset,
-                            .gradient = {slice_gradient}, .fields = SliceAttrs::fields};
+constinit const Op permute_op{.name = "permute",
+                              .kind = Kind::view,
+                              .shape = permute_shape,
+                              .gradient = {permute_gradient},
+                              .fields = PermuteAttrs::fields};
+constinit const Op expand_op{.name = "expand",
+                             .kind = Kind::view,
+                             .shape = expand_shape,
+                             .gradient = {expand_gradient},
+                             .fields = SpecAttrs::fields};
+constinit const Op slice_op{.name = "slice",
+                            .kind = Kind::view,
+                            .shape = slice_shape,
+                            .view_offset = slice_offset,
+                            .gradient = {slice_gradient},
+                            .fields = SliceAttrs::fields};
 
-static constinit const Op as_strided_op{
-    .name = "as_strided", .kind = Kind::view, .shape = given_spec,
-    .view_offset = [](const ShapeCall& c) { return c.scalars.get<int64_t>(0); }, .gradient = {as_strided_gradient},
-    .fields = SpecAttrs::fields};
+static constinit const Op as_strided_op{.name = "as_strided",
+                                        .kind = Kind::view,
+                                        .shape = given_spec,
+                                        .view_offset = [](const ShapeCall& c) { return c.scalars.get<int64_t>(0); },
+                                        .gradient = {as_strided_gradient},
+                                        .fields = SpecAttrs::fields};
 
 Entries view_entries() {
   static constexpr const Op* entries[] = {&reshape_op, &permute_op, &expand_op, &slice_op, &as_strided_op};
@@ -213,7 +228,8 @@ Tensor Tensor::select(int axis, int64_t index, Loc loc) const {
 Tensor Tensor::expand(const Shape& to, Loc loc) const {
   At at(loc);
   if (to == shape()) return *this;
-  if (broadcast("expand", shape(), to) != to) fail("expand: {} does not broadcast to {}", to_string(spec()), to_string(to));
+  if (broadcast("expand", shape(), to) != to)
+    fail("expand: {} does not broadcast to {}", to_string(spec()), to_string(to));
   return call(expand_op, {this}, SpecAttrs{spec_of(*this, to)});
 }
 

@@ -6,12 +6,16 @@
 namespace rp {
 namespace {
 
-struct Axes { int n = 0, c, h, w; };
+struct Axes {
+  int n = 0, c, h, w;
+};
 Axes axes_of(int32_t format) {
   return static_cast<DataFormat>(format) == DataFormat::nchw ? Axes{0, 1, 2, 3} : Axes{0, 3, 1, 2};
 }
 
-struct Pads { int32_t before, after; };
+struct Pads {
+  int32_t before, after;
+};
 
 // `same` padding: the output extent is ceil(extent / stride); the odd element goes behind.
 Pads pads(Padding padding, int64_t extent, int64_t window, int64_t stride) {
@@ -21,7 +25,8 @@ Pads pads(Padding padding, int64_t extent, int64_t window, int64_t stride) {
 }
 
 int64_t extent_after(std::string_view op, int64_t extent, int64_t window, int64_t stride) {
-  if (extent < window) fail("{}: a window of {} does not fit into an extent of {} with its padding", op, window, extent);
+  if (extent < window)
+    fail("{}: a window of {} does not fit into an extent of {} with its padding", op, window, extent);
   return (extent - window) / stride + 1;
 }
 
@@ -55,7 +60,8 @@ Tensor contiguous_call(const Op& op, const Tensor& a, const Tensor& b, const Att
 Tensors conv_gradient(const GradCall& c) {
   Tensor dx, dw;
   if (c.wanted(0)) dx = contiguous_call(conv2d_backward_data_op, c.dy(), c.input(1), with_spec(c, input_layout(c, 0)));
-  if (c.wanted(1)) dw = contiguous_call(conv2d_backward_weights_op, c.input(0), c.dy(), with_spec(c, input_layout(c, 1)));
+  if (c.wanted(1))
+    dw = contiguous_call(conv2d_backward_weights_op, c.input(0), c.dy(), with_spec(c, input_layout(c, 1)));
   return {dx, dw};
 }
 
@@ -63,7 +69,8 @@ Tensors conv_gradient(const GradCall& c) {
 Tensors conv_data_gradient(const GradCall& c) {
   Tensor ddy, dw;
   if (c.wanted(0)) ddy = contiguous_call(conv2d_op, c.dy(), c.input(1), with_spec(c, nullptr));
-  if (c.wanted(1)) dw = contiguous_call(conv2d_backward_weights_op, c.dy(), c.input(0), with_spec(c, input_layout(c, 1)));
+  if (c.wanted(1))
+    dw = contiguous_call(conv2d_backward_weights_op, c.dy(), c.input(0), with_spec(c, input_layout(c, 1)));
   return {ddy, dw};
 }
 
@@ -107,32 +114,56 @@ Tensors avg_pool_backward_gradient(const GradCall& c) {
 
 }  // namespace
 
-constinit const Op conv2d_op{.name = "conv2d", .kind = Kind::kernel, .operands = 2, .shape = conv_shape,
-                             .gradient = {conv_gradient, Needs::inputs}, .fields = ConvAttrs::fields};
-constinit const Op conv2d_backward_data_op{
-    .name = "conv2d_backward_data", .kind = Kind::kernel, .operands = 2, .shape = conv_given,
-    .gradient = {conv_data_gradient, Needs::inputs}, .fields = ConvAttrs::fields};
-constinit const Op conv2d_backward_weights_op{
-    .name = "conv2d_backward_weights", .kind = Kind::kernel, .operands = 2, .shape = conv_given,
-    .gradient = {conv_weights_gradient, Needs::inputs}, .fields = ConvAttrs::fields};
-constinit const Op max_pool2d_op{.name = "max_pool2d", .kind = Kind::kernel, .shape = pool_shape,
-                                 .gradient = {max_pool_gradient, Needs::inputs}, .fields = PoolAttrs::fields};
-constinit const Op max_pool2d_backward_op{
-    .name = "max_pool2d_backward", .kind = Kind::kernel, .operands = 2, .shape = same_as_input,
-    .gradient = {max_pool_backward_gradient, Needs::inputs}, .fields = PoolAttrs::fields};
-constinit const Op max_pool2d_pick_op{.name = "max_pool2d_pick", .kind = Kind::kernel, .operands = 2, .shape = pool_shape,
-                                      .gradient = {max_pool_pick_gradient, Needs::inputs}, .fields = PoolAttrs::fields};
-constinit const Op avg_pool2d_op{.name = "avg_pool2d", .kind = Kind::kernel, .shape = pool_shape,
-                                 .gradient = {avg_pool_gradient}, .fields = PoolAttrs::fields};
-constinit const Op avg_pool2d_backward_op{
-    .name = "avg_pool2d_backward", .kind = Kind::kernel,
-    .shape = [](const ShapeCall& c) { return c.attrs.as<PoolAttrs>().spec; },
-    .gradient = {avg_pool_backward_gradient}, .fields = PoolAttrs::fields};
+constinit const Op conv2d_op{.name = "conv2d",
+                             .kind = Kind::kernel,
+                             .operands = 2,
+                             .shape = conv_shape,
+                             .gradient = {conv_gradient, Needs::inputs},
+                             .fields = ConvAttrs::fields};
+constinit const Op conv2d_backward_data_op{.name = "conv2d_backward_data",
+                                           .kind = Kind::kernel,
+                                           .operands = 2,
+                                           .shape = conv_given,
+                                           .gradient = {conv_data_gradient, Needs::inputs},
+                                           .fields = ConvAttrs::fields};
+constinit const Op conv2d_backward_weights_op{.name = "conv2d_backward_weights",
+                                              .kind = Kind::kernel,
+                                              .operands = 2,
+                                              .shape = conv_given,
+                                              .gradient = {conv_weights_gradient, Needs::inputs},
+                                              .fields = ConvAttrs::fields};
+constinit const Op max_pool2d_op{.name = "max_pool2d",
+                                 .kind = Kind::kernel,
+                                 .shape = pool_shape,
+                                 .gradient = {max_pool_gradient, Needs::inputs},
+                                 .fields = PoolAttrs::fields};
+constinit const Op max_pool2d_backward_op{.name = "max_pool2d_backward",
+                                          .kind = Kind::kernel,
+                                          .operands = 2,
+                                          .shape = same_as_input,
+                                          .gradient = {max_pool_backward_gradient, Needs::inputs},
+                                          .fields = PoolAttrs::fields};
+constinit const Op max_pool2d_pick_op{.name = "max_pool2d_pick",
+                                      .kind = Kind::kernel,
+                                      .operands = 2,
+                                      .shape = pool_shape,
+                                      .gradient = {max_pool_pick_gradient, Needs::inputs},
+                                      .fields = PoolAttrs::fields};
+constinit const Op avg_pool2d_op{.name = "avg_pool2d",
+                                 .kind = Kind::kernel,
+                                 .shape = pool_shape,
+                                 .gradient = {avg_pool_gradient},
+                                 .fields = PoolAttrs::fields};
+constinit const Op avg_pool2d_backward_op{.name = "avg_pool2d_backward",
+                                          .kind = Kind::kernel,
+                                          .shape = [](const ShapeCall& c) { return c.attrs.as<PoolAttrs>().spec; },
+                                          .gradient = {avg_pool_backward_gradient},
+                                          .fields = PoolAttrs::fields};
 
 Entries window_entries() {
-  static constexpr const Op* entries[] = {&conv2d_op, &conv2d_backward_data_op, &conv2d_backward_weights_op,
-                                          &max_pool2d_op, &max_pool2d_backward_op, &max_pool2d_pick_op, &avg_pool2d_op,
-                                          &avg_pool2d_backward_op};
+  static constexpr const Op* entries[] = {&conv2d_op,     &conv2d_backward_data_op, &conv2d_backward_weights_op,
+                                          &max_pool2d_op, &max_pool2d_backward_op,  &max_pool2d_pick_op,
+                                          &avg_pool2d_op, &avg_pool2d_backward_op};
   return entries;
 }
 
@@ -140,16 +171,28 @@ namespace {
 
 ConvAttrs conv_attrs(const char* op, const Shape& x, const Shape& w, const Conv2dOptions& o) {
   if (x.rank() != 4 || w.rank() != 4)
-    fail("{}: expected an image [n,c,h,w] or [n,h,w,c] and a weight [out,c,kh,kw], got {} and {}", op, to_string(x), to_string(w));
+    fail("{}: expected an image [n,c,h,w] or [n,h,w,c] and a weight [out,c,kh,kw], got {} and {}", op, to_string(x),
+         to_string(w));
   const Axes a = axes_of(static_cast<int32_t>(o.format));
-  if (x[a.c] != w[1]) fail("{}: the image has {} channels, the weight {} (shapes {} and {})", op, x[a.c], w[1],
-                           to_string(x), to_string(w));
-  if (std::min({o.stride_h, o.stride_w, o.dilation_h, o.dilation_w}) < 1) fail("{}: strides and dilations start at 1", op);
+  if (x[a.c] != w[1])
+    fail("{}: the image has {} channels, the weight {} (shapes {} and {})", op, x[a.c], w[1], to_string(x),
+         to_string(w));
+  if (std::min({o.stride_h, o.stride_w, o.dilation_h, o.dilation_w}) < 1)
+    fail("{}: strides and dilations start at 1", op);
   if (std::min(w[2], w[3]) < 1) fail("{}: the weight {} has no window", op, to_string(w));
   const Pads h = pads(o.padding, x[a.h], (w[2] - 1) * o.dilation_h + 1, o.stride_h);
   const Pads v = pads(o.padding, x[a.w], (w[3] - 1) * o.dilation_w + 1, o.stride_w);
-  return {o.stride_h, o.stride_w, h.before, v.before, h.after, v.after, o.dilation_h, o.dilation_w,
-          static_cast<int32_t>(o.format), 1, nullptr};
+  return {o.stride_h,
+          o.stride_w,
+          h.before,
+          v.before,
+          h.after,
+          v.after,
+          o.dilation_h,
+          o.dilation_w,
+          static_cast<int32_t>(o.format),
+          1,
+          nullptr};
 }
 
 DType common(const Tensor& a, const Tensor& b) { return std::max({a.dtype(), b.dtype(), DType::i32}); }
@@ -160,7 +203,8 @@ PoolAttrs pool_attrs(const char* op, const Tensor& x, const Pool2dOptions& o) {
   if (std::min({o.window_h, o.window_w, sh, sw}) < 1) fail("{}: windows and strides start at 1", op);
   const Axes a = axes_of(static_cast<int32_t>(o.format));
   const Pads h = pads(o.padding, x.shape()[a.h], o.window_h, sh), v = pads(o.padding, x.shape()[a.w], o.window_w, sw);
-  return {o.window_h, o.window_w, sh, sw, h.before, v.before, h.after, v.after, static_cast<int32_t>(o.format), 0, nullptr};
+  return {o.window_h, o.window_w, sh, sw, h.before, v.before, h.after, v.after, static_cast<int32_t>(o.format),
+          0,          nullptr};
 }
 
 }  // namespace
