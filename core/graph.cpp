@@ -5,6 +5,7 @@
 #include "reprise/core/fail.h"
 #include "reprise/core/hash.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/switches.h"
 
 namespace rp {
 
@@ -47,7 +48,8 @@ int32_t GraphBuilder::input(const Layout* layout, int32_t alias_of, const Loc& l
 }
 
 int32_t GraphBuilder::add(Node node) {
-  if (!shareable(node)) {
+  static const bool share = !disabled("share");
+  if (!share || !shareable(node)) {
     graph_.nodes.push_back(std::move(node));
     return graph_.size() - 1;
   }

@@ -18,4 +18,7 @@ std::span<const Switch> switches();
 /// The value of a switch, empty if unset. `name` is one of `switches()`.
 std::string switch_value(std::string_view name);
 
+/// Whether REPRISE_DISABLE names a rewrite.
+bool disabled(std::string_view rewrite);
+
 }  // namespace rp

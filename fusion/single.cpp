@@ -7,8 +7,8 @@
 
 #include "reprise/core/hash.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/switches.h"
 #include "reprise/fusion/plan.h"
-#include "reprise/graph/passes.h"
 #include "reprise/graph/trace.h"
 
 namespace rp {

@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <exception>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -126,9 +125,7 @@ void reset(Recording& recording) {
   recording.forget();
 }
 
-Session::Session(const std::shared_ptr<Recording>& recording, const Loc& loc)
-    : recording_(recording), exceptions_(std::uncaught_exceptions()) {
-  (void)loc;
+Session::Session(const std::shared_ptr<Recording>& recording) : recording_(recording) {
   if (thread_state.recorder) return;  // inside another capture: part of its recording
   Trie& trie = recording_->mine();
   ++trie.stats.calls;
@@ -178,6 +175,7 @@ std::string explain(const Recording& recording) {
       "{} divergences\n",
       trie.options.name, s.calls, s.ops, s.matched, s.planned, s.flushes, s.plan_runs, s.plan_builds, s.compile_ms,
       s.divergences);
+  for (const auto& [reason, times] : trie.ends) text += fmt::format("segments ended by {}: {}\n", reason, times);
   int path = 0;
   for_each_leaf(trie.root, [&](const TraceOp& end) {
     text += fmt::format("path {} of {} ops, {} times", path++, end.depth, end.leaf->hits);

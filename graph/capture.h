@@ -63,7 +63,7 @@ void reset(Recording&);
 /// Arms the recorder for one call; transparent if another capture is already armed on this thread.
 class Session {
  public:
-  Session(const std::shared_ptr<Recording>& recording, const Loc& loc);
+  explicit Session(const std::shared_ptr<Recording>& recording);
   ~Session();
   Session(const Session&) = delete;
   /// Runs what is pending by the plan. Called when the body has returned and its locals are gone.
@@ -72,7 +72,6 @@ class Session {
  private:
   std::shared_ptr<Recording> recording_;
   bool armed_ = false, finished_ = false;
-  int exceptions_;
 };
 }  // namespace detail
 
@@ -81,12 +80,12 @@ template <class F>
 class Captured {
  public:
   Captured(F f, CaptureOptions options, const Loc& loc)
-      : f_(std::move(f)), recording_(detail::make_recording(std::move(options), loc)), loc_(loc) {}
+      : f_(std::move(f)), recording_(detail::make_recording(std::move(options), loc)) {}
 
   template <class... A>
   decltype(auto) operator()(A&&... args) {
     if (mode() == Mode::eager) return f_(std::forward<A>(args)...);
-    detail::Session session(recording_, loc_);
+    detail::Session session(recording_);
     if constexpr (std::is_void_v<std::invoke_result_t<F&, A...>>) {
       f_(std::forward<A>(args)...);
       session.finish();
@@ -108,7 +107,6 @@ class Captured {
  private:
   F f_;
   std::shared_ptr<Recording> recording_;
-  Loc loc_;
 };
 
 /// Wraps `f` so that later calls are matched against its recording and run as compiled plans. Arguments, return values,

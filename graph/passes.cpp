@@ -96,11 +96,6 @@ constexpr Pass all_passes[] = {{"dead", drop_dead_code}, {"fold", fold}};
 
 std::span<const Pass> passes() { return all_passes; }
 
-bool disabled(std::string_view name) {
-  static const std::string list = "," + switch_value("REPRISE_DISABLE") + ",";
-  return list.find("," + std::string(name) + ",") != std::string::npos;
-}
-
 Graph run_passes(Graph graph) {
   if (planted(Defect::gradient_order)) graph = reassociate(graph);
   for (const Pass& pass : passes()) {

@@ -15,9 +15,6 @@ struct Pass {
 /// In the order in which they run.
 std::span<const Pass> passes();
 
-/// Whether REPRISE_DISABLE names a rewrite.
-bool disabled(std::string_view name);
-
 /// Runs every pass that is not disabled; debug builds verify the graph after each.
 Graph run_passes(Graph graph);
 

@@ -71,6 +71,14 @@ void Trie::note(std::string event) {
   events.push_back(std::move(event));
 }
 
+void Trie::count_end(std::string_view reason) {
+  const auto it = std::find_if(ends.begin(), ends.end(), [&](const auto& e) { return e.first == reason; });
+  if (it == ends.end())
+    ends.emplace_back(reason, 1);
+  else
+    ++it->second;
+}
+
 size_t Recorder::PlaceHash::operator()(const PlaceKey& k) const {
   return hash_mix(hash_mix(reinterpret_cast<size_t>(k.storage), reinterpret_cast<size_t>(k.layout)),
                   static_cast<size_t>(k.offset));
@@ -293,10 +301,10 @@ bool Recorder::concerns(const Tensor& t) const {
 }
 
 void Recorder::flush(std::string_view reason) {
-  (void)reason;
   if (running_) return;
   if (current_ == &trie_.root) return start_segment();
   ++trie_.stats.flushes;
+  trie_.count_end(reason);
   if (state_ == State::matching) {
     run_pending();
   } else if (state_ == State::recording) {

@@ -19,7 +19,8 @@ struct Trie {
   CaptureOptions options;
   TraceOp root;
   int leaves = 0;
-  int64_t unrecorded = 0;  // segments that ran without being recorded, for lack of room
+  std::vector<std::pair<std::string_view, int64_t>> ends;  // why segments ended, and how often
+  int64_t unrecorded = 0;                                  // segments that ran without being recorded, for lack of room
   CaptureStats stats;
   std::vector<std::string> events;     // misses, cuts and refusals with their reasons; the latest are kept
   std::unique_ptr<Recorder> recorder;  // kept between calls
@@ -27,6 +28,7 @@ struct Trie {
   Trie();
   ~Trie();
   void note(std::string event);
+  void count_end(std::string_view reason);
 };
 
 class Recorder {
@@ -36,7 +38,7 @@ class Recorder {
   Recorder(const Recorder&) = delete;
 
   Tensor record(const Call& call);
-  /// Runs what is pending and starts a new segment.
+  /// Runs what is pending and starts a new segment. The reason is a literal: reports count it.
   void flush(std::string_view reason);
   /// Runs what is pending op by op: the way out after an exception.
   void abandon();

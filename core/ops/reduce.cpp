@@ -122,7 +122,8 @@ Tensor min(In x, const Dims& axes, bool keepdim) {
 Tensor mean(In x, const Dims& axes, bool keepdim) {
   At at(x.loc);
   const Tensor v = floating(x);
-  return sum(v, axes, keepdim) / static_cast<double>(reduced_count(v, axes, "mean"));
+  const auto n = static_cast<double>(reduced_count(v, axes, "mean"));  // first, so that a wrong axis is mean's
+  return sum(v, axes, keepdim) / n;
 }
 
 Tensor var(In x, const Dims& axes, bool keepdim, int correction) {
