@@ -53,10 +53,10 @@ std::string to_string(const Spec& spec) { return std::string(name_of(spec.dtype)
 
 Strides packed_strides(const Shape& shape) {
   Strides strides = shape;
-  int64_t step = 1;
+  uint64_t step = 1;  // may wrap around, for shapes that element_count refuses and for empty ones
   for (int i = shape.rank() - 1; i >= 0; --i) {
-    strides[i] = step;
-    step *= std::max<int64_t>(shape[i], 1);
+    strides[i] = static_cast<int64_t>(step);
+    step *= static_cast<uint64_t>(std::max<int64_t>(shape[i], 1));
   }
   return strides;
 }
