@@ -37,7 +37,7 @@ struct Storage {
   std::atomic<bool> exposed{false};  // a raw pointer that may write has escaped
   void* recorder = nullptr;          // while pending: the recorder that knows it
   std::unique_ptr<Attachment> attached;
-  uint32_t saved_refs = 0;  // how many of `refs` are the gradient tape's own: they do not keep `history` alive
+  uint32_t saved_refs = 0;           // how many of `refs` are the gradient tape's own: they do not keep `history` alive
   WriteHistory* history = nullptr;   // of writes that the gradient tape noted
   void (*release)(void*) = nullptr;  // for bytes that came from outside
   void* release_context = nullptr;

@@ -242,12 +242,9 @@ TEMPLATE_TEST_CASE("integer instructions", "[program]", int32_t, int64_t) {
   check_binary<T>("rem", Ir::rem, [](T a, T b) { return b == 0 || b == -1 ? 0 : a % b; });
   check_unary<T>("neg", Ir::neg, [](T a) { return 0 - U(a); });
   check_unary<T>("abs", Ir::abs, [](T a) { return a < 0 ? 0 - U(a) : U(a); });
-  check_unary<T>(
-      "shl", Ir::shl, [](T a) { return U(a) << 5; }, 5);
-  check_unary<T>(
-      "shr", Ir::shr, [](T a) { return U(a) >> 5; }, 5);
-  check_unary<T>(
-      "sar", Ir::sar, [](T a) { return a >> 5; }, 5);
+  check_unary<T>("shl", Ir::shl, [](T a) { return U(a) << 5; }, 5);
+  check_unary<T>("shr", Ir::shr, [](T a) { return U(a) >> 5; }, 5);
+  check_unary<T>("sar", Ir::sar, [](T a) { return a >> 5; }, 5);
   check_ordered<T>();
   check_bits<T, U>();
   if constexpr (sizeof(T) == 4)
@@ -259,8 +256,7 @@ TEST_CASE("mask instructions", "[program]") {
   check_binary<bool>("bor", Ir::bor, [](bool a, bool b) { return a || b; });
   check_binary<bool>("bxor", Ir::bxor, [](bool a, bool b) { return a != b; });
   check_binary<bool>("andnot", Ir::andnot, [](bool a, bool b) { return !a && b; });
-  check<bool, bool, bool>(
-      "not", [](Value a, Value, Value) { return !a; }, [](bool a, bool, bool) { return !a; });
+  check<bool, bool, bool>("not", [](Value a, Value, Value) { return !a; }, [](bool a, bool, bool) { return !a; });
   check<bool, bool, bool>(
       "le", [](Value a, Value b, Value) { return a <= b; }, [](bool a, bool b, bool) { return a <= b; });
   check<bool, bool, bool>(

@@ -21,7 +21,7 @@ class Memory {
   std::byte* at_least(size_t bytes) {
     if (bytes > bytes_) {
       release();
-      data_ = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{line}));
+      data_ = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{line}));
       bytes_ = bytes;
       std::memset(data_, 0, bytes);
     }
@@ -30,7 +30,7 @@ class Memory {
 
  private:
   void release() {
-    if (data_) ::operator delete (data_, std::align_val_t{line});
+    if (data_) ::operator delete(data_, std::align_val_t{line});
     data_ = nullptr;
     bytes_ = 0;
   }
