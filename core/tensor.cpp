@@ -132,7 +132,7 @@ void Tensor::release() noexcept {
   if (impl_->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   if (impl_->grad) engine.drop_grad(std::exchange(impl_->grad, nullptr));
   Storage* storage = impl_->storage;
-  if (impl_->saved) --storage->saved_refs;
+  if (impl_->saved) std::atomic_ref(storage->saved_refs).fetch_sub(1, std::memory_order_relaxed);
   if (!impl_->owns_block) free_block(impl_, sizeof(TensorImpl));
   drop(storage);  // frees an owning handle's block once no view needs the elements
 }
@@ -242,6 +242,12 @@ void Tensor::copy_from(std::span<const T> values, Loc loc) {
   if (static_cast<int64_t>(values.size()) != numel())
     fail("copy_from: expected {} values for {}, got {}", numel(), to_string(spec()), values.size());
   engine.check_write(*this);
+  if (thread_state.grad && wants_grad(*this)) {  // the tape must see the write
+    Tensor given = allocate(layout().packed);
+    given.copy_from(values, loc);
+    copy_(given, loc);
+    return;
+  }
   engine.before_write(*this);
   visit_dtype(dtype(), [&]<class E>(E) {
     for_each_element(layout(), bytes(), [&](std::byte* p, int64_t i) {

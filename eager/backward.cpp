@@ -268,6 +268,8 @@ void backward(const Tensor& output, const Tensor& seed, bool retain_graph) {
 
 Tensors grad(const Tensors& outputs, const Tensors& inputs, GradOptions options, Loc loc) {
   At at(loc);
+  for (const auto* list : {&outputs, &inputs})
+    for (const Tensor& t : *list) t.layout();  // throws for an empty handle
   if (outputs.empty()) fail("grad: expected at least one output");
   if (!options.seeds.empty() && options.seeds.size() != outputs.size())
     fail("grad: expected {} seeds, one for each output, got {}", outputs.size(), options.seeds.size());
@@ -303,6 +305,7 @@ void for_each_leaf(const Tensor& output, const std::function<void(const Tensor&)
 ImplicitGradients implicit_gradients(const std::function<Tensor()>& f, Loc loc) {
   At at(loc);
   const Tensor y = f();
+  y.layout();  // throws if f gave nothing
   Tensors leaves;
   for_each_leaf(y, [&](const Tensor& leaf) { leaves.push_back(leaf); });
   ImplicitGradients result{y.detach(), {}};

@@ -93,6 +93,12 @@ void run_kernel(const Call& call, const Tensor& out) {
   ++launch_stats().kernels;
 }
 
+// Elements that an op before has failed to compute, or that another thread's capture still holds back.
+void check_computed(const Tensor& t) {
+  if (t.pending())
+    fail("{} was never computed: an op before it failed, or a capture still holds it", to_string(t.spec()));
+}
+
 bool overlaps(const Tensor& a, const Tensor& b) {
   return a.shares_storage(b) && !(a.impl()->layout == b.impl()->layout && a.impl()->offset == b.impl()->offset);
 }
@@ -102,6 +108,7 @@ bool overlaps(const Tensor& a, const Tensor& b) {
 void run_out(const Call& call, const Tensor& out) {
   const Layout* layout = out.impl()->layout;
   if (!layout->numel) return;
+  for (const Tensor* t : call.inputs) check_computed(*t);
   if (call.op->kind == Kind::pointwise && direct(call, layout)) return run_map(call, out);
   const bool contiguous =
       std::all_of(call.inputs.begin(), call.inputs.end(), [](const Tensor* t) { return t->is_contiguous(); });
@@ -122,6 +129,8 @@ Tensor run(const Call& call, const Layout* out) {
 }
 
 void run_into(const Tensor& target, const Call& call) {
+  check_computed(target);
+  for (const Tensor* t : call.inputs) check_computed(*t);
   ++target.impl()->storage->version;
   ++target.impl()->storage->content;
   if (!target.numel()) return;

@@ -1,5 +1,6 @@
 #include "reprise/eager/tape.h"
 
+#include <atomic>
 #include <new>
 
 #include "reprise/core/block.h"
@@ -12,8 +13,9 @@
 namespace rp {
 namespace {
 
-constinit thread_local uint64_t sequence = 0;
-constinit thread_local uint64_t generations = 0;
+// One clock for all threads: a tape may be built on several, one after the other.
+constinit std::atomic<uint64_t> sequence{0};
+constinit std::atomic<uint64_t> generations{0};
 constinit thread_local std::vector<TapeNode*>* doomed = nullptr;
 
 // Chains of nodes may be long: they are taken down by a loop, not by recursion.
@@ -35,7 +37,7 @@ void destroy(TapeNode* node) noexcept {
 
 TapeRef make_node(const Op& op, const Layout* layout) {
   auto* node = new (allocate_block(sizeof(TapeNode))) TapeNode;
-  node->sequence = ++sequence;
+  node->sequence = sequence.fetch_add(1, std::memory_order_relaxed) + 1;
   node->op = &op;
   node->layout = layout;
   node->loc = At::where();
@@ -79,7 +81,7 @@ Tensor base_tensor(const Tensor& t) {
 Tensor for_tape(const Tensor& value) {
   Tensor t = bare_alias(value);
   t.impl()->saved = true;
-  ++t.impl()->storage->saved_refs;
+  std::atomic_ref(t.impl()->storage->saved_refs).fetch_add(1, std::memory_order_relaxed);
   return t;
 }
 
@@ -168,11 +170,7 @@ void check_write(const Tensor& target) {
 
 void note_write(const Tensor& target, const Tensor& value) {
   if (!thread_state.grad || !is_floating(target.dtype())) return;
-  if (!wants_grad(value) && !wants_grad(target)) {
-    // A view without history may still cover elements of a base that has one.
-    const GradState* state = target.impl()->grad;
-    if (!target.impl()->storage->history && !state) return;
-  }
+  if (!wants_grad(value) && !wants_grad(target)) return;
   Storage& storage = *target.impl()->storage;
   TapeRef node = make_node(write_op, flat_layout(storage, target.dtype()));
   node->region = target.impl()->layout;
@@ -189,7 +187,7 @@ void note_write(const Tensor& target, const Tensor& value) {
   node->edges.push_back(history(value));
   if (!storage.history) storage.history = new WriteHistory;
   storage.history->node = std::move(node);
-  storage.history->generation = ++generations;
+  storage.history->generation = generations.fetch_add(1, std::memory_order_relaxed) + 1;
 }
 
 void drop_grad(GradState* state) noexcept {
@@ -210,6 +208,7 @@ bool Tensor::requires_grad() const noexcept {
 
 const Tensor& Tensor::set_requires_grad(bool on, Loc loc) const {
   At at(loc);
+  layout();
   if (on && !is_floating(dtype())) fail("set_requires_grad: expected f32 or f64, got {}", rp::to_string(spec()));
   if (requires_grad() && !(impl_->grad && impl_->grad->leaf))
     fail("set_requires_grad: {} is not a leaf; use detach()", rp::to_string(spec()));
@@ -221,6 +220,7 @@ Tensor Tensor::grad() const { return impl_ && impl_->grad ? impl_->grad->grad : 
 
 void Tensor::set_grad(const Tensor& g, Loc loc) const {
   At at(loc);
+  layout();
   if (g.defined() && g.spec() != spec())
     fail("set_grad: expected {}, got {}", rp::to_string(spec()), rp::to_string(g.spec()));
   if (g.defined() || impl_->grad) state_of(*this).grad = g;
@@ -248,6 +248,7 @@ Tensor CustomGradient::operator()(const Tensors& inputs, Loc loc) const {
   Tensors bare;
   for (const Tensor& t : inputs) bare.push_back(t.detach());
   Tensor y = no_grad([&] { return forward(bare); });
+  y.layout();  // throws if forward gave nothing
   bool noted = false;
   for (const Tensor& t : inputs) noted |= thread_state.grad && wants_grad(t);
   if (!noted) return y;

@@ -33,7 +33,7 @@ struct Nest {
   int64_t outer_count() const;
 };
 
-/// Joins the axes of `shape` into a nest. Axes in `inner` (a bit mask; the innermost axes, or the outer ones for column
+/// Joins the axes of `shape` into a nest. Axes in `reduced` (a bit mask; the innermost ones, or outer ones for column
 /// form) become the columns (`rows` form) or the rows (`columns` form); 0 leaves the choice free (`map`). No value if
 /// the operands' strides do not allow it or some column step is neither 0 nor 1.
 std::optional<Nest> make_nest(RegionKind kind, const Shape& shape, int32_t reduced,

@@ -83,7 +83,7 @@ class Captured {
       : f_(std::move(f)), recording_(detail::make_recording(std::move(options), loc)) {}
 
   template <class... A>
-  decltype(auto) operator()(A&&... args) {
+  auto operator()(A&&... args) -> std::decay_t<std::invoke_result_t<F&, A...>> {
     if (mode() == Mode::eager) return f_(std::forward<A>(args)...);
     detail::Session session(recording_);
     if constexpr (std::is_void_v<std::invoke_result_t<F&, A...>>) {

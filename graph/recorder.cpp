@@ -17,7 +17,6 @@ namespace {
 
 constexpr size_t max_children = 8, max_root_children = 64;
 constexpr int max_leaves = 64;
-constexpr size_t max_events = 200;
 constexpr int64_t forget_after = 1024;  // segments that found no room
 
 uint64_t next_epoch() {
@@ -64,30 +63,12 @@ class Unrecorded {
 
 }  // namespace
 
-void Trie::note(std::string event) {
-  static const bool log = switch_value("REPRISE_LOG") == "1";
-  if (log) std::fprintf(stderr, "reprise: capture '%s': %s\n", options.name.c_str(), event.c_str());
-  if (events.size() == max_events) events.erase(events.begin());
-  events.push_back(std::move(event));
-}
-
-void Trie::count_end(std::string_view reason) {
-  const auto it = std::find_if(ends.begin(), ends.end(), [&](const auto& e) { return e.first == reason; });
-  if (it == ends.end())
-    ends.emplace_back(reason, 1);
-  else
-    ++it->second;
-}
-
 size_t Recorder::PlaceHash::operator()(const PlaceKey& k) const {
   return hash_mix(hash_mix(reinterpret_cast<size_t>(k.storage), reinterpret_cast<size_t>(k.layout)),
                   static_cast<size_t>(k.offset));
 }
 
 size_t Recorder::StorageHash::operator()(const Storage* s) const { return reinterpret_cast<size_t>(s) >> 6; }
-
-Trie::Trie() = default;
-Trie::~Trie() = default;
 
 Recorder::Recorder(Trie& trie) : trie_(trie), current_(&trie.root) { start_segment(); }
 
@@ -198,7 +179,7 @@ Tensor Recorder::record(const Call& call) {
     return run_now(call);
   }
   if (snapshots_ && reads_changed(call)) flush("elements changed through a raw pointer");
-  if (pending_.size() >= static_cast<size_t>(trie_.options.max_pending)) flush("the limit of pending ops");
+  if (current_->depth >= trie_.options.max_pending) flush("the limit of pending ops");
   refs_.clear();
   for (const Tensor* t : call.inputs) refs_.push_back(ref_of(*t));
   if (state_ == State::matching) {
@@ -206,6 +187,7 @@ Tensor Recorder::record(const Call& call) {
       ++trie_.stats.matched;
       return defer(call, *child);
     }
+    infer(call);  // a wrong call throws here and leaves the recording as it was
     diverge(call);
   }
   return record_now(call);

@@ -206,7 +206,10 @@ void Recorder::verify_plan(const LeafPlan& plan) {
   report = fmt::format("verify: capture '{}' differs from eager: {}\n  {}", trie_.options.name, report,
                        culprit ? *culprit : "no kernel differs alone: the order or the memory plan is at fault");
   trie_.note(report);
-  if (trie_.options.on_mismatch == OnMismatch::throw_error) throw Error(report, At::where());
+  if (trie_.options.on_mismatch == OnMismatch::throw_error) {
+    fail_pending();  // the reference has run: nothing may run again
+    throw Error(report, At::where());
+  }
   std::fprintf(stderr, "%s\n", report.c_str());
 }
 

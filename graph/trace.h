@@ -30,6 +30,10 @@ struct Leaf {
 };
 
 struct TraceOp {
+  TraceOp() = default;
+  TraceOp(const TraceOp&) = delete;
+  ~TraceOp();
+
   const Op* op = nullptr;
   Attrs attrs{};
   uint8_t scalar_mask = 0, scalar_count = 0;

@@ -18,7 +18,7 @@ std::unique_ptr<RegionKernel> compile_gemm(Backend& backend, const Region& regio
 std::unique_ptr<RegionKernel> compile_copy(const Region& region);
 std::unique_ptr<RegionKernel> compile_call(Backend& backend, const Region& region);
 
-/// A stage with its compiled program, and how each of its operands moves, in bytes.
+/// A stage with its compiled program.
 struct CompiledStage {
   Stage stage;
   const Compiled* compiled = nullptr;

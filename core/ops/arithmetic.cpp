@@ -132,7 +132,7 @@ constinit const Op or_op = pointwise<2>("logical_or", [](V a, V b) { return a | 
 constinit const Op not_op = pointwise<1>("logical_not", [](V x) { return !x; }, {}, logical);
 constinit const Op isnan_op = pointwise<1>("isnan", [](V x) { return x != x; }, {}, {.booleans = true}, bool_as_input);
 
-// The dtype is that of the choices: the second operand if it is a tensor, else the third; two numbers choose by f32.
+// The dtype is that of the choices; `where` makes a tensor of one if both are numbers.
 const Layout* where_shape(const ShapeCall& c) {
   if (c.inputs.size() > 1) return c.inputs.back()->packed;
   fail("where: expected a tensor among the choices");
