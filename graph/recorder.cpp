@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
 #include <cstring>
 
 #include "reprise/core/fail.h"
@@ -10,7 +9,6 @@
 #include "reprise/core/infer.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
-#include "reprise/core/switches.h"
 
 namespace rp {
 namespace {

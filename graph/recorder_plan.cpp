@@ -146,6 +146,25 @@ std::string mismatch_text(const char* what, const Layout& layout, const std::byt
   });
 }
 
+// Where what the plan has left behind differs from the reference; empty if nowhere.
+std::string first_mismatch(const Graph& g, const Tensors& kept, const std::vector<std::byte*>& outputs,
+                           const std::vector<Copy>& before, const std::vector<Copy>& reference) {
+  for (size_t j = 0; j < kept.size(); ++j) {
+    if (!kept[j].defined()) continue;
+    const Layout& layout = kept[j].layout();
+    const int64_t at = first_differing(kept[j].bytes(), outputs[j], layout.numel, layout.dtype());
+    if (at >= 0) return mismatch_text("result", layout, kept[j].bytes(), outputs[j], at);
+  }
+  for (size_t k = 0; k < before.size(); ++k) {
+    const DType dtype = g[base_of(g, g.writes[k])].layout->dtype();
+    const Layout& flat = *intern({dtype, {static_cast<int64_t>(before[k].bytes.size() / size_of(dtype))}, {}});
+    const std::byte *eager = reference[k].bytes.data(), *graph = before[k].storage->data;
+    const int64_t at = first_differing(eager, graph, flat.numel, dtype);
+    if (at >= 0) return mismatch_text("written elements", flat, eager, graph, at);
+  }
+  return {};
+}
+
 }  // namespace
 
 // Runs the pending ops one by one for reference, then the plan from the same state, and compares what both leave
@@ -183,21 +202,7 @@ void Recorder::verify_plan(const LeafPlan& plan) {
   const Frame frame{bound_inputs_.data(), bound_storages_.data(), outputs.data(), scalars_.data()};
   restore(before);
   plan.code->run(frame);
-  std::string report;
-  for (size_t j = 0; j < results.size() && report.empty(); ++j) {
-    if (!kept[j].defined()) continue;
-    const Layout& layout = kept[j].layout();
-    const int64_t at = first_differing(kept[j].bytes(), outputs[j], layout.numel, layout.dtype());
-    if (at >= 0) report = mismatch_text("result", layout, kept[j].bytes(), outputs[j], at);
-  }
-  for (size_t k = 0; k < before.size() && report.empty(); ++k) {
-    const Layout& base = *g[base_of(g, g.writes[k])].layout;
-    const Layout& flat =
-        *intern({base.dtype(), {static_cast<int64_t>(before[k].bytes.size() / size_of(base.dtype()))}, {}});
-    const int64_t at = first_differing(reference[k].bytes.data(), before[k].storage->data, flat.numel, flat.dtype());
-    if (at >= 0)
-      report = mismatch_text("written elements", flat, reference[k].bytes.data(), before[k].storage->data, at);
-  }
+  std::string report = first_mismatch(g, kept, outputs, before, reference);
   ++trie_.stats.verified;
   if (report.empty()) return;
   restore(before);

@@ -1,0 +1,93 @@
+// Programs that once went wrong, each with what must happen.
+#include <thread>
+
+#include "reprise/reprise.h"
+#include "reprise/test/catch.h"
+
+using namespace rp;
+
+namespace {
+
+using Floats = std::vector<float>;
+
+Tensor leaf(const Floats& values) { return tensor(values, {static_cast<int64_t>(values.size())}).set_requires_grad(); }
+
+}  // namespace
+
+TEST_CASE("computing with a value that a failed op left behind is an error", "[capture]") {
+  const Tensor table = ones({4, 2});
+  Tensor kept;
+  auto f = capture([&](const Tensor& indices) {
+    kept = table * 2;
+    return index_select(table, indices) + kept[0];
+  });
+  const Tensor good = tensor({int64_t{0}, int64_t{1}}), bad = tensor({int64_t{9}, int64_t{1}});
+  for (int i = 0; i < 3; ++i) f(good);
+  CHECK_THROWS_AS(f(bad), Error);
+  CHECK_THROWS_AS(kept + 1, Error);
+  CHECK(f(good).to_vector<float>() == Floats{3, 3, 3, 3});
+}
+
+TEST_CASE("writing to a frozen tensor leaves it frozen", "[grad]") {
+  const Tensor w = leaf({1, 2});
+  w.set_requires_grad(false);
+  auto f = capture([&] { w.copy_(w * 0.5); });
+  for (int i = 0; i < 4; ++i) f();
+  CHECK(!w.requires_grad());
+  w.set_requires_grad();
+  CHECK(w.to_vector<float>() == Floats{0.0625f, 0.125f});
+}
+
+TEST_CASE("a tape built on two threads in turn", "[grad]") {
+  const Tensor w = leaf({1, 2}), y = zeros({2});
+  y.copy_(w * 2);
+  std::thread([&] { y.copy_(w * 10); }).join();
+  sum(y).backward();
+  CHECK(w.grad().to_vector<float>() == Floats{10, 10});
+}
+
+TEST_CASE("elements that the host replaces have no history", "[grad]") {
+  const Tensor w = leaf({1, 2});
+  Tensor y = w * 2;
+  const Floats values{5, 6};
+  y.copy_from(std::span(values));
+  sum(y * w).backward();
+  CHECK(w.grad().to_vector<float>() == values);
+}
+
+TEST_CASE("a long recording is cut and taken down", "[capture]") {
+  const Tensor one = scalar(1);
+  auto f = capture([&](const Tensor& x) {
+    Tensor y = x;
+    for (int i = 0; i < 40000; ++i) y = y + one;
+    return y;
+  });
+  for (int i = 0; i < 3; ++i) CHECK(f(scalar(0)).item<float>() == 40000);
+  CHECK(f.stats().recordings <= 6);
+}
+
+TEST_CASE("empty handles are errors in gradients too", "[grad]") {
+  const Tensor w = leaf({1, 2});
+  CHECK_THROWS_AS(grad({sum(w)}, {w, Tensor()}), Error);
+  CHECK_THROWS_AS(implicit_gradients([] { return Tensor(); }), Error);
+  CHECK_THROWS_AS(Tensor().set_grad({}), Error);
+  CHECK_THROWS_AS(Tensor().set_requires_grad(false), Error);
+}
+
+TEST_CASE("a captured function may return a reference", "[capture]") {
+  const Tensor w = zeros({2});
+  auto f = capture([&]() -> const Tensor& { return add_(w, 1); });
+  for (int i = 0; i < 3; ++i) f();
+  CHECK(f().to_vector<float>() == Floats{4, 4});
+}
+
+TEST_CASE("a shape error that the body catches leaves the recording whole", "[capture]") {
+  const Tensor a = ones({2}), b = ones({3});
+  auto f = capture([&](bool wrong) {
+    Tensor y = a * 2;
+    if (wrong) CHECK_THROWS_AS(matmul(a, b), Error);
+    return y + a;
+  });
+  for (int i = 0; i < 30; ++i) CHECK(f(i % 2 == 1).to_vector<float>() == Floats{3, 3});
+  CHECK(f.stats().divergences == 0);
+}
