@@ -82,10 +82,10 @@ TEST_CASE("a captured function may return a reference", "[capture]") {
 }
 
 TEST_CASE("a shape error that the body catches leaves the recording whole", "[capture]") {
-  const Tensor a = ones({2}), b = ones({3});
+  const Tensor a = ones({2}), image = ones({1, 1, 1, 1});
   auto f = capture([&](bool wrong) {
     Tensor y = a * 2;
-    if (wrong) CHECK_THROWS_AS(matmul(a, b), Error);
+    if (wrong) CHECK_THROWS_AS(max_pool2d(image), Error);
     return y + a;
   });
   for (int i = 0; i < 30; ++i) CHECK(f(i % 2 == 1).to_vector<float>() == Floats{3, 3});
