@@ -15,7 +15,6 @@ class FirstUse {
     ++epoch_;
     count_ = 0;
   }
-  int32_t count() const { return count_; }
 
   /// The key's number, -1 if it has none.
   int32_t find(const Key& key) const {

@@ -12,7 +12,7 @@ namespace rp {
 namespace {
 
 // What a rewrite makes of a node whose inputs have been rewritten: another node's number, or -1 to keep it.
-using Rewrite = std::function<int32_t(const Graph& made, const Node& node)>;
+using Rewrite = std::function<int32_t(const Graph& made, const Node& node, int32_t original)>;
 
 // Rebuilds a graph through the builder, keeping only what `keep` says.
 Graph rebuilt(const Graph& g, const std::vector<bool>& keep, const Rewrite& rewrite) {
@@ -27,7 +27,7 @@ Graph rebuilt(const Graph& g, const std::vector<bool>& keep, const Rewrite& rewr
     }
     if (!keep[static_cast<size_t>(i)]) continue;
     for (int32_t& in : n.inputs) in = map[static_cast<size_t>(in)];
-    const int32_t other = rewrite(builder.graph(), n);
+    const int32_t other = rewrite(builder.graph(), n, i);
     map[static_cast<size_t>(i)] = other >= 0 ? other : builder.add(std::move(n));
   }
   Graph& out = builder.graph();
@@ -45,7 +45,7 @@ Graph drop_dead_code(const Graph& g) {
   for (int32_t i = g.size() - 1; i >= 0; --i)
     if (keep[static_cast<size_t>(i)])
       for (int32_t in : g[i].inputs) keep[static_cast<size_t>(in)] = true;
-  return rebuilt(g, keep, [](const Graph&, const Node&) { return -1; });
+  return rebuilt(g, keep, [](const Graph&, const Node&, int32_t) { return -1; });
 }
 
 // Exact identities only: a copy of elements that nothing writes is the elements, and a sign flipped twice is as it was.
@@ -56,12 +56,7 @@ Graph fold(const Graph& g) {
   for (const Node& n : g.nodes) writes |= n.op->kind == Kind::write;
   static const Op* neg_op = find_op("neg");
   std::vector<bool> keep(g.nodes.size(), true);
-  int32_t at = -1;
-  std::vector<int32_t> sources;  // of non-input nodes, in order
-  for (int32_t i = 0; i < g.size(); ++i)
-    if (g[i].op->kind != Kind::input) sources.push_back(i);
-  return rebuilt(g, keep, [&](const Graph& made, const Node& n) -> int32_t {
-    const int32_t original = sources[static_cast<size_t>(++at)];
+  return rebuilt(g, keep, [&](const Graph& made, const Node& n, int32_t original) -> int32_t {
     if (writes || n.own || fixed_places.count(original)) return -1;
     if (n.op == &copy_op && made[n.inputs[0]].layout->contiguous) return n.inputs[0];
     if (n.op == neg_op && made[n.inputs[0]].op == neg_op) return made[n.inputs[0]].inputs[0];

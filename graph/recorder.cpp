@@ -121,7 +121,8 @@ OperandRef Recorder::ref_of(const Tensor& t) {
 OperandRef Recorder::bind_external(const Tensor& t) {
   const TensorImpl& impl = *t.impl();
   if (t.pending() && state_ != State::tracing)
-    fail("capture: {} is pending in a capture on another thread; read it there first", to_string(t.spec()));
+    fail("{} was never computed: an op before it failed, or a capture on another thread still holds it",
+         to_string(t.spec()));
   bool fresh = false, fresh_storage = false;
   const int32_t k = external_index_.number({impl.storage, impl.layout, impl.offset}, fresh);
   if (fresh) {

@@ -43,7 +43,6 @@ class Recorder {
   /// Runs what is pending op by op: the way out after an exception.
   void abandon();
 
-  bool has_pending() const { return !pending_.empty(); }
   /// Whether a read of `t` by the host ends the segment: it made the value, or has used it.
   bool concerns(const Tensor& t) const;
 
