@@ -6,6 +6,7 @@
 #include "reprise/eager/run.h"
 #include "reprise/eager/tape.h"
 #include "reprise/fusion/single.h"
+#include "reprise/graph/control_run.h"
 #include "reprise/graph/recorder.h"
 
 namespace rp {
@@ -24,6 +25,10 @@ constinit const Engine engine{
     .run_into = run_into,
     .run_out = run_out,
     .run_plan = run_plan,
+    .run_control = run_control,
+    .result_of = result_of,
+    .scan_gradient = scan_gradient,
+    .cond_gradient = cond_gradient,
     .compile = compile,
     .note = note,
     .note_write = note_write,

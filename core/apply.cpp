@@ -60,7 +60,7 @@ Tensor apply(const Call& call) {
     return op.body(inputs, call.attrs, call.scalars);
   }
   Tensor y = compute(call);
-  if (op.gradient.rule && is_floating(y.dtype())) engine.note(call, y);
+  if (op.kind == Kind::result || (op.gradient.rule && is_floating(y.dtype()))) engine.note(call, y);
   return y;
 }
 

@@ -38,6 +38,7 @@ struct RegionCall {
   std::byte* const* pointers;  // the first element of each operand of the region, in order
   const uint64_t* scalars;     // its run-time scalars
   Storage* const* storages;    // per operand: the storage of an input, null for what the plan itself holds
+  std::byte* scratch;          // the kernel's `scratch_bytes`
 };
 
 /// A region made executable for fixed layouts. Safe to run from several threads at once.
@@ -47,6 +48,10 @@ class RegionKernel {
   virtual void run(const RegionCall& call) const = 0;
   /// How it runs ("jit avx2", "tile", a library's name), for reports.
   virtual std::string form() const = 0;
+  /// Memory that one run needs beside its operands.
+  virtual size_t scratch_bytes() const { return 0; }
+  /// Of a kernel that runs others: what they are, a line each.
+  virtual std::string body() const { return {}; }
 };
 
 class Backend {

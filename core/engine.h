@@ -18,6 +18,13 @@ struct Engine {
   void (*run_out)(const Call& call, const Tensor& out);
   /// The same for what is not a plain contiguous map or a single kernel: through the cached plan of a graph of one op.
   void (*run_plan)(const Call& call, const Tensor& out);
+  /// Computes a control call now; its results are attached to `token`.
+  void (*run_control)(const Call& call, const Tensor& token);
+  /// Result `index` of the control call that made `token`.
+  Tensor (*result_of)(const Tensor& token, int64_t index);
+  /// Gradient rules of control ops.
+  Tensors (*scan_gradient)(const GradCall& call);
+  Tensors (*cond_gradient)(const GradCall& call);
   /// Makes a graph executable.
   std::unique_ptr<Executable> (*compile)(Graph graph, Device device);
   /// Notes a call on the tape; `out` becomes a non-leaf.

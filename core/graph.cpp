@@ -1,9 +1,13 @@
 #include "reprise/core/graph.h"
 
 #include <algorithm>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
 
 #include "reprise/core/fail.h"
 #include "reprise/core/hash.h"
+#include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/switches.h"
 
@@ -21,7 +25,7 @@ namespace {
 
 // Nodes with run-time scalars are never shared by value, writes and inputs are events, not values.
 bool shareable(const Node& n) {
-  return !n.own && n.op->kind != Kind::input && n.op->kind != Kind::write &&
+  return !n.own && n.op->kind != Kind::input && n.op->kind != Kind::write && n.op->kind != Kind::control &&
          std::all_of(n.scalars.begin(), n.scalars.end(), [](const ScalarSource& s) { return s.parameter < 0; });
 }
 
@@ -37,7 +41,49 @@ size_t hash(const Node& n) {
   return hash_bytes(h, n.attrs.data(), static_cast<size_t>(n.attrs.size()));
 }
 
+// Everything but the source lines.
+bool same(const Graph& a, const Graph& b) {
+  return a.inputs == b.inputs && a.aliases == b.aliases && a.outputs == b.outputs && a.writes == b.writes &&
+         a.parameters == b.parameters &&
+         std::equal(a.nodes.begin(), a.nodes.end(), b.nodes.begin(), b.nodes.end(),
+                    [](const Node& x, const Node& y) { return same(x, y) && x.own == y.own; });
+}
+
 }  // namespace
+
+const Graph* intern(Graph graph) {
+#ifndef NDEBUG
+  verify(graph, "interning");
+#endif
+  static std::mutex mutex;
+  static auto* graphs = new std::unordered_multimap<size_t, std::unique_ptr<const Graph>>;
+  size_t h = hash_mix(graph.nodes.size(), graph.outputs.size());
+  for (const Node& n : graph.nodes) h = hash_mix(h, hash(n));
+  std::lock_guard lock(mutex);
+  for (auto [it, end] = graphs->equal_range(h); it != end; ++it)
+    if (same(*it->second, graph)) return it->second.get();
+  return graphs->emplace(h, std::make_unique<const Graph>(std::move(graph)))->second.get();
+}
+
+std::vector<int32_t> random_positions(const Graph& graph) {
+  std::vector<int32_t> positions;
+  const auto add = [&](const Node& n, size_t scalar) {
+    if (n.scalars[scalar].parameter >= 0) positions.push_back(n.scalars[scalar].parameter);
+  };
+  for (const Node& n : graph.nodes) {
+    if (n.op->random) add(n, position_scalar);
+    if (n.op->kind != Kind::control) continue;
+    const auto& a = n.attrs.as<ControlAttrs>();
+    int32_t before = 0;  // the scalars of the first body stand before those of the second
+    for (const Graph* body : {a.body, n.op == &scan_op ? nullptr : a.other}) {
+      if (!body) continue;
+      for (int32_t p : random_positions(*body)) add(n, static_cast<size_t>(before + p));
+      before += body->parameters;
+    }
+  }
+  std::sort(positions.begin(), positions.end());
+  return positions;
+}
 
 int32_t GraphBuilder::input(const Layout* layout, int32_t alias_of, const Loc& loc) {
   const auto k = static_cast<int32_t>(graph_.inputs.size());
@@ -89,7 +135,7 @@ void verify(const Graph& g, std::string_view stage) {
     for (const ScalarSource& s : n.scalars)
       if (s.parameter >= g.parameters) broken(i, "names a scalar that is not there");
     Scalars scalars;
-    for (const ScalarSource& s : n.scalars) scalars.bits[scalars.count++] = s.bits;
+    for (const ScalarSource& s : n.scalars) scalars.add_bits(s.bits);
     if (n.op->shape({*n.op, layouts, n.attrs, scalars, n.scalar_mask}) != n.layout) broken(i, "breaks its shape rule");
   }
   for (const auto& list : {g.inputs, g.outputs, g.writes})

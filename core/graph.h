@@ -47,6 +47,13 @@ extern const Op after_op;
 /// The base whose elements a node's value lies in: itself unless it is a view, an `after` or a write.
 int32_t base_of(const Graph& graph, int32_t node);
 
+/// The one graph of that content, for the life of the process: what structural arguments point to.
+const Graph* intern(Graph graph);
+
+/// The parameters that are a random position's low word; its high word is the next parameter. Those of the bodies of
+/// control ops included.
+std::vector<int32_t> random_positions(const Graph& graph);
+
 /// Text that `parse_graph` reads back; each line ends with the op's source line.
 std::string to_string(const Graph& graph);
 /// Throws Error with the line number if the text is not a graph.

@@ -1,7 +1,8 @@
 // Printing and parsing of graphs.
+#include <algorithm>
 #include <charconv>
 #include <cstring>
-#include <map>
+#include <utility>
 
 #include "reprise/core/fail.h"
 #include "reprise/core/graph.h"
@@ -24,7 +25,15 @@ std::string layout_text(const Layout* layout) {
   return layout->contiguous ? text : text + "/" + to_string(layout->strides);
 }
 
-std::string field_text(const Field& f, const std::byte* data) {
+// The graphs that a text names by number: bodies stand before what uses them.
+using Bodies = std::vector<const Graph*>;
+
+std::string body_text(const Graph* body, const Bodies& bodies) {
+  if (!body) return "-";
+  return fmt::format("@{}", std::find(bodies.begin(), bodies.end(), body) - bodies.begin());
+}
+
+std::string field_text(const Field& f, const std::byte* data, const Bodies& bodies) {
   std::string text;
   for (int i = 0; i < f.count; ++i) {
     if (i) text += ",";
@@ -43,6 +52,9 @@ std::string field_text(const Field& f, const std::byte* data) {
       case FieldType::spec:
         text += layout_text(read_at<const Layout*>(p, i));
         break;
+      case FieldType::graph:
+        text += body_text(read_at<const Graph*>(p, i), bodies);
+        break;
     }
   }
   return f.count > 1 ? "[" + text + "]" : text;
@@ -54,16 +66,25 @@ std::string list_text(const std::vector<int32_t>& list) {
   return text;
 }
 
-}  // namespace
+void collect(const Graph& g, Bodies& bodies) {
+  for (const Node& n : g.nodes)
+    for (const Field& f : n.op->fields) {
+      if (f.type != FieldType::graph) continue;
+      const Graph* body = read_at<const Graph*>(n.attrs.data() + f.offset, 0);
+      if (!body || std::find(bodies.begin(), bodies.end(), body) != bodies.end()) continue;
+      collect(*body, bodies);
+      bodies.push_back(body);
+    }
+}
 
-std::string to_string(const Graph& g) {
+std::string graph_text(const Graph& g, const Bodies& bodies) {
   std::string text = fmt::format("graph parameters {}\n", g.parameters);
   size_t input = 0;
   for (int32_t i = 0; i < g.size(); ++i) {
     const Node& n = g[i];
     text += fmt::format("  %{} = {}({})", i, n.op->name, list_text(n.inputs));
     if (n.op->kind == Kind::input) text += fmt::format(" alias {}", g.aliases[input++]);
-    for (const Field& f : n.op->fields) text += fmt::format(" {}={}", f.name, field_text(f, n.attrs.data()));
+    for (const Field& f : n.op->fields) text += fmt::format(" {}={}", f.name, field_text(f, n.attrs.data(), bodies));
     if (n.scalar_mask) text += fmt::format(" mask {}", n.scalar_mask);
     for (const ScalarSource& s : n.scalars)
       text += s.parameter >= 0 ? fmt::format(" ${}", s.parameter) : fmt::format(" #{:x}", s.bits);
@@ -76,6 +97,16 @@ std::string to_string(const Graph& g) {
     text += '\n';
   }
   return text + fmt::format("  return ({}) writes ({})\n", list_text(g.outputs), list_text(g.writes));
+}
+
+}  // namespace
+
+std::string to_string(const Graph& g) {
+  Bodies bodies;
+  collect(g, bodies);
+  std::string text;
+  for (size_t i = 0; i < bodies.size(); ++i) text += fmt::format("body @{}\n", i) + graph_text(*bodies[i], bodies);
+  return text + graph_text(g, bodies);
 }
 
 namespace {
@@ -157,8 +188,16 @@ void put(std::byte* p, int i, T v) {
   std::memcpy(p + i * static_cast<int>(sizeof v), &v, sizeof v);
 }
 
-void read_field(Reader& in, const Field& f, Attrs& attrs) {
-  constexpr int widths[] = {4, 8, 4, 4, 8};
+const Graph* read_body(Reader& in, const Bodies& bodies) {
+  if (in.take("-")) return nullptr;
+  in.expect("@");
+  const int64_t k = in.number();
+  if (k < 0 || k >= static_cast<int64_t>(bodies.size())) fail("parse_graph: there is no body @{} before its use", k);
+  return bodies[static_cast<size_t>(k)];
+}
+
+void read_field(Reader& in, const Field& f, const Bodies& bodies, Attrs& attrs) {
+  constexpr int widths[] = {4, 8, 4, 4, 8, 8};
   std::byte* p = attrs.data() + f.offset;
   in.expect(f.name);
   in.expect("=");
@@ -179,6 +218,9 @@ void read_field(Reader& in, const Field& f, Attrs& attrs) {
       case FieldType::spec:
         put(p, i, in.layout());
         break;
+      case FieldType::graph:
+        put(p, i, read_body(in, bodies));
+        break;
     }
   }
   if (f.count > 1) in.expect("]");
@@ -192,7 +234,7 @@ const Op* op_named(std::string_view name, int line) {
   return op;
 }
 
-void read_node(Reader& in, int line, Graph& g) {
+void read_node(Reader& in, int line, const Bodies& bodies, Graph& g) {
   in.expect("%");
   if (in.number() != g.size()) fail("parse_graph: line {}: expected %{}", line, g.size());
   in.expect("=");
@@ -203,7 +245,7 @@ void read_node(Reader& in, int line, Graph& g) {
     g.aliases.push_back(static_cast<int32_t>(in.number()));
     g.inputs.push_back(g.size());
   }
-  for (const Field& f : n.op->fields) read_field(in, f, n.attrs);
+  for (const Field& f : n.op->fields) read_field(in, f, bodies, n.attrs);
   if (in.take("mask")) n.scalar_mask = static_cast<uint8_t>(in.number());
   for (;;) {
     if (in.take("$"))
@@ -213,7 +255,8 @@ void read_node(Reader& in, int line, Graph& g) {
     else
       break;
   }
-  if (n.scalars.size() > max_scalars) fail("parse_graph: line {}: too many scalars", line);
+  if (n.scalars.size() > max_scalars && n.op->kind != Kind::control)
+    fail("parse_graph: line {}: too many scalars", line);
   n.own = in.take("own");
   in.expect(":");
   n.layout = in.layout();
@@ -224,26 +267,35 @@ void read_node(Reader& in, int line, Graph& g) {
 
 Graph parse_graph(std::string_view text) {
   Graph g;
-  bool ended = false;
-  for (int line = 1; !text.empty(); ++line) {
+  Bodies bodies;
+  enum { before, inside, after } state = before;
+  bool is_body = false;
+  for (int line = 1; !text.empty() && state != after; ++line) {
     const size_t end = std::min(text.find('\n'), text.size());
     Reader in(text.substr(0, end), line);
     text.remove_prefix(std::min(end + 1, text.size()));
-    if (line == 1) {
+    if (state == before && in.take("body @")) {
+      if (in.number() != static_cast<int64_t>(bodies.size()))
+        fail("parse_graph: line {}: expected body @{}", line, bodies.size());
+      is_body = true;
+    } else if (state == before) {
       in.expect("graph parameters");
       g.parameters = static_cast<int32_t>(in.number());
+      state = inside;
     } else if (in.take("return")) {
       g.outputs = in.list();
       in.expect("writes");
       g.writes = in.list();
-      ended = true;
-    } else if (!ended) {
-      read_node(in, line, g);
+      check_nodes(g);
+      verify(g, "parsing");
+      state = is_body ? before : after;
+      if (is_body) bodies.push_back(intern(std::exchange(g, {})));
+      is_body = false;
+    } else {
+      read_node(in, line, bodies, g);
     }
   }
-  if (!ended) fail("parse_graph: the text has no return line");
-  check_nodes(g);
-  verify(g, "parsing");
+  if (state != after) fail("parse_graph: the text has no return line");
   return g;
 }
 

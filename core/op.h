@@ -8,6 +8,7 @@
 #include <span>
 #include <string_view>
 #include <type_traits>
+#include <vector>
 
 #include "reprise/core/expr.h"
 #include "reprise/core/tensor.h"
@@ -26,11 +27,13 @@ enum class Kind : uint8_t {
   write,      // replaces the elements of its first input by those of its second
   kernel,     // computed by a kernel of the backend
   composite,  // `body` in public ops
+  control,    // runs graphs (ControlAttrs); its value is a token, which `result` ops take its results from
+  result,     // one of the results of the control op that made the token
 };
 
 // ---- attrs ----------------------------------------------------------------------------------------------------------
 
-enum class FieldType : uint8_t { i32, i64, boolean, dtype, spec };
+enum class FieldType : uint8_t { i32, i64, boolean, dtype, spec, graph };
 /// One member of an attrs struct, for printing and parsing.
 struct Field {
   const char* name;
@@ -68,24 +71,46 @@ class Attrs {
 
 // ---- calls ----------------------------------------------------------------------------------------------------------
 
+/// How many scalars the operands of one op can be; control ops pass on as many as their bodies have.
 inline constexpr int max_scalars = 8;
 
 /// Run-time numbers of a call, as bit patterns in their own dtype. They are kernel arguments: never matched, folded or
 /// shared.
-struct Scalars {
-  std::array<uint64_t, max_scalars> bits{};
-  uint8_t count = 0;
+class Scalars {
+ public:
+  Scalars() = default;
+  explicit Scalars(std::span<const uint64_t> bits) {
+    for (uint64_t b : bits) add_bits(b);
+  }
   template <class T>
   void add(T v) {
-    bits[count] = 0;
-    std::memcpy(&bits[count++], &v, sizeof(T));
+    uint64_t bits = 0;
+    std::memcpy(&bits, &v, sizeof(T));
+    add_bits(bits);
+  }
+  void add_bits(uint64_t bits) {
+    if (size_ < max_scalars) {
+      few_[size_++] = bits;
+      return;
+    }
+    if (many_.empty()) many_.assign(few_.begin(), few_.end());
+    many_.push_back(bits);
+    ++size_;
   }
   template <class T>
   T get(int i) const {
     T v;
-    std::memcpy(&v, &bits[i], sizeof(T));
+    std::memcpy(&v, data() + i, sizeof(T));
     return v;
   }
+  int size() const { return static_cast<int>(size_); }
+  const uint64_t* data() const { return many_.empty() ? few_.data() : many_.data(); }
+  std::span<const uint64_t> bits() const { return {data(), size_}; }
+
+ private:
+  std::array<uint64_t, max_scalars> few_{};
+  uint32_t size_ = 0;
+  std::vector<uint64_t> many_;  // all of them, once they are more than few
 };
 
 /// One application of an op, before it runs. A pointwise op's operands are its tensor inputs and scalars; bit k of
@@ -107,13 +132,14 @@ struct ShapeCall {
   uint8_t scalar_mask;
 };
 
-/// What a gradient rule sees: the forward call and the gradient of its result.
+/// What a gradient rule sees: the forward call and the gradient of its result (control ops: of each result; an
+/// undefined one means zero).
 class GradCall {
  public:
   virtual ~GradCall() = default;
-  virtual const Tensor& dy() const = 0;
-  virtual Tensor input(int i) const = 0;  // tensor input i, if the entry says that its gradient needs inputs
-  virtual Tensor output() const = 0;      // likewise
+  virtual const Tensor& dy(int result = 0) const = 0;
+  virtual Tensor input(int i) const = 0;            // tensor input i, if the entry says that its gradient needs inputs
+  virtual Tensor output(int result = 0) const = 0;  // likewise
   virtual const Spec& input_spec(int i) const = 0;
   virtual int inputs() const = 0;
   virtual bool wanted(int i) const = 0;  // whether input i takes part in the gradient

@@ -8,6 +8,7 @@
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
 #include "reprise/core/ops.h"
+#include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/eager/grad.h"
 #include "reprise/eager/tape.h"
@@ -23,18 +24,25 @@ Tensors& reached_leaves() {
 // A noted call as its gradient rule sees it.
 class NotedCall : public GradCall {
  public:
-  NotedCall(const TapeRef& node, const Tensor& dy, std::vector<bool> wanted)
+  NotedCall(const TapeRef& node, const Tensors& dy, std::vector<bool> wanted)
       : node_(node), dy_(dy), wanted_(std::move(wanted)) {}
 
-  const Tensor& dy() const override { return dy_; }
+  const Tensor& dy(int result) const override {
+    static const Tensor none;
+    return static_cast<size_t>(result) < dy_.size() ? dy_[static_cast<size_t>(result)] : none;
+  }
   Tensor input(int i) const override {
     const Edge& edge = node_->edges[static_cast<size_t>(i)];
     check(edge.saved, edge.version, "an input");
     return with_history(edge.saved, edge);
   }
-  Tensor output() const override {
-    check(node_->output, node_->output_version, "the result");
-    return with_history(node_->output, {.node = node_, .layout = node_->layout});
+  Tensor output(int result) const override {
+    const bool one = node_->op->kind != Kind::control;
+    if (!one) check_walked();
+    const Saved& saved = one ? node_->output : node_->results.at(static_cast<size_t>(result));
+    check(saved.value, saved.version, "the result");
+    if (!is_floating(saved.value.dtype())) return saved.value;
+    return with_history(saved.value, {.node = node_, .result = result, .layout = saved.value.impl()->layout->packed});
   }
   const Spec& input_spec(int i) const override { return node_->edges[static_cast<size_t>(i)].layout->spec; }
   int inputs() const override { return static_cast<int>(node_->edges.size()); }
@@ -69,13 +77,17 @@ class NotedCall : public GradCall {
     return mask >> k & 1 ? -1 : k - std::popcount(mask & ((1u << k) - 1));
   }
   void check(const Tensor& saved, uint32_t version, const char* what) const {
-    if (node_->freed) fail("backward: the tape of {} was already walked; ask for retain_graph", node_->op->name);
+    check_walked();
     if (saved.impl()->storage->version != version)
       fail("backward: {} of {} was changed in place after the forward pass had used it", what, node_->op->name);
   }
 
+  void check_walked() const {
+    if (node_->freed) fail("backward: the tape of {} was already walked; ask for retain_graph", node_->op->name);
+  }
+
   const TapeRef& node_;
-  const Tensor& dy_;
+  const Tensors& dy_;
   std::vector<bool> wanted_;
   mutable std::vector<Tensor> held_;  // what operands refer to
 };
@@ -94,6 +106,69 @@ Tensors write_gradient(const TapeNode& node, const Tensor& dy, bool before, bool
   return result;
 }
 
+// The contributions to one gradient, added in the order in which they come. Those of disjoint slices along one axis are
+// not padded and added one by one: they are laid side by side.
+class Sum {
+ public:
+  bool defined() const { return whole_.defined() || !parts_.empty(); }
+
+  void add(const Tensor& dy) { whole_ = whole_.defined() ? whole_ + dy : dy; }
+
+  void add_slice(const Spec& spec, int axis, int64_t start, const Tensor& dy) {
+    const int64_t end = start + dy.shape()[axis];
+    const bool apart =
+        parts_.empty() || (axis == axis_ && std::none_of(parts_.begin(), parts_.end(), [&](const Part& p) {
+                             return start < p.start + p.dy.shape()[axis] && p.start < end;
+                           }));
+    if (!apart) join();
+    spec_ = spec;
+    axis_ = axis;
+    parts_.push_back({start, dy});
+  }
+
+  Tensor take() {
+    if (!parts_.empty()) join();
+    return std::move(whole_);
+  }
+
+ private:
+  struct Part {
+    int64_t start;
+    Tensor dy;
+  };
+
+  void join() {
+    std::sort(parts_.begin(), parts_.end(), [](const Part& a, const Part& b) { return a.start < b.start; });
+    Tensors pieces;
+    int64_t at = 0;
+    const auto fill = [&](int64_t to) {
+      Shape gap = spec_.shape;
+      gap[axis_] = to - at;
+      if (to > at) pieces.push_back(zeros(gap, spec_.dtype));
+      at = to;
+    };
+    for (const Part& p : parts_) {
+      fill(p.start);
+      at += p.dy.shape()[axis_];
+      pieces.push_back(p.dy);
+    }
+    fill(spec_.shape[axis_]);
+    parts_.clear();
+    add(pieces.size() == 1 ? pieces[0] : concat(pieces, axis_));
+  }
+
+  Tensor whole_;
+  std::vector<Part> parts_;
+  Spec spec_;  // of the whole that the parts are slices of
+  int axis_ = 0;
+};
+
+struct TargetHash {
+  size_t operator()(const Target& t) const {
+    return std::hash<const void*>()(t.owner) + static_cast<size_t>(t.result) * 0x9E3779B9u;
+  }
+};
+
 class Walk {
  public:
   Walk(const Tensors& outputs, const Tensors* inputs, const GradOptions& options)
@@ -107,22 +182,28 @@ class Walk {
     while (!queue_.empty()) {
       const TapeRef node = queue_.top();
       queue_.pop();
-      const auto it = sums_.find(node.get());
-      if (kept_.count(node.get())) results_[node.get()] = it->second;
-      const Tensor dy = std::move(it->second);
-      sums_.erase(it);
+      std::vector<Sum> sums = std::move(sums_.extract(node.get()).mapped());
       AtForward at(node->loc);
+      Tensors dy;
+      for (Sum& sum : sums) {
+        dy.push_back(sum.take());
+        const Target target{node.get(), static_cast<int32_t>(dy.size()) - 1};
+        if (kept_.count(target) && dy.back().defined()) results_[target].add(dy.back());
+      }
       expand(node, dy);
     }
   }
 
-  Tensor result(const void* target) const {
+  Tensor result(const Target& target) {
     const auto it = results_.find(target);
-    return it == results_.end() ? Tensor() : it->second;
+    if (it == results_.end()) return {};
+    const Tensor sum = it->second.take();
+    it->second.add(sum);
+    return sum;
   }
   // Leaves in the order in which their first contribution came.
   const std::vector<Tensor>& leaves() const { return leaves_; }
-  const Tensor& leaf_sum(const Tensor& leaf) { return results_.at(leaf.impl()); }
+  Tensor leaf_sum(const Tensor& leaf) { return result({leaf.impl()}); }
   bool is_seed(const Tensor& t) const {
     return std::any_of(options_.seeds.begin(), options_.seeds.end(),
                        [&](const Tensor& s) { return s.shares_storage(t); });
@@ -136,31 +217,34 @@ class Walk {
   // Finds the nodes from which an input can be reached.
   void mark(const Tensors& outputs, const Tensors& inputs) {
     for (const Tensor& t : inputs)
-      if (const void* target = history(t).target()) {
+      if (const Target target = history(t).target()) {
         kept_.insert(target);
-        needed_.insert(target);
+        needed_.insert(target.owner);
       }
     std::vector<std::pair<TapeNode*, size_t>> stack;
     std::unordered_set<const TapeNode*> seen;
-    for (const Tensor& t : outputs)
-      if (const Edge e = history(t); e.node && seen.insert(e.node.get()).second) stack.push_back({e.node.get(), 0});
-    while (!stack.empty()) {
-      auto& [node, next] = stack.back();
-      if (next < node->edges.size()) {
-        const Edge& e = node->edges[next++];
-        if (e.node && seen.insert(e.node.get()).second) stack.push_back({e.node.get(), 0});
-        continue;
+    const auto visit = [&](const Edge& e) {
+      if (e.node && seen.insert(e.node.get()).second) stack.push_back({e.node.get(), 0});
+    };
+    for (const Tensor& t : outputs) {  // one after the other: an output may depend on another
+      visit(history(t));
+      while (!stack.empty()) {
+        auto& [node, next] = stack.back();
+        if (next < node->edges.size()) {
+          visit(node->edges[next++]);
+          continue;
+        }
+        TapeNode* done = node;
+        stack.pop_back();
+        for (const Edge& e : done->edges)
+          if (needed_.count(e.target().owner)) needed_.insert(done);
       }
-      TapeNode* done = node;
-      stack.pop_back();
-      for (const Edge& e : done->edges)
-        if (needed_.count(e.target())) needed_.insert(done);
     }
   }
 
   bool wanted(const Edge& e) const {
-    const void* target = e.target();
-    return target && (everything_ || needed_.count(target));
+    const Target target = e.target();
+    return target && (everything_ || needed_.count(target.owner));
   }
 
   void seed(const Tensor& output, Tensor dy) {
@@ -176,22 +260,29 @@ class Walk {
     if (wanted(e)) contribute(e, dy);
   }
 
-  void contribute(const Edge& e, const Tensor& dy) {
+  // The contributions to what an edge leads to.
+  Sum& sum_of(const Edge& e) {
     if (e.leaf.defined()) {
-      Tensor& sum = results_[e.leaf.impl()];
+      Sum& sum = results_[e.target()];
       if (!sum.defined()) leaves_.push_back(e.leaf);
-      sum = sum.defined() ? sum + dy : dy;
-      return;
+      return sum;
     }
-    Tensor& sum = sums_[e.node.get()];
-    if (!sum.defined()) queue_.push(e.node);
-    sum = sum.defined() ? sum + dy : dy;
+    std::vector<Sum>& sums = sums_[e.node.get()];
+    if (sums.empty()) queue_.push(e.node);
+    if (sums.size() <= static_cast<size_t>(e.result)) sums.resize(static_cast<size_t>(e.result) + 1);
+    return sums[static_cast<size_t>(e.result)];
   }
 
-  void expand(const TapeRef& node, const Tensor& dy) {
+  void contribute(const Edge& e, const Tensor& dy) { sum_of(e).add(dy); }
+
+  void expand(const TapeRef& node, const Tensors& dy) {
     std::vector<bool> want;
     for (const Edge& e : node->edges) want.push_back(wanted(e));
     if (std::find(want.begin(), want.end(), true) == want.end()) return;
+    if (node->op == &slice_op && node->attrs.as<SliceAttrs>().step == 1) {
+      const int axis = static_cast<int>(node->attrs.as<SliceAttrs>().axis);
+      return sum_of(node->edges[0]).add_slice(node->edges[0].layout->spec, axis, node->scalars.get<int64_t>(0), dy[0]);
+    }
     const Tensors dx = gradients(node, dy, want);
     size_t operand = 0;
     for (size_t i = 0; i < node->edges.size(); ++i, ++operand) {
@@ -202,13 +293,13 @@ class Walk {
     if (!options_.retain_graph && !options_.create_graph) give_up(*node.get());
   }
 
-  Tensors gradients(const TapeRef& node, const Tensor& dy, const std::vector<bool>& want) {
-    if (node->op == &write_op) return write_gradient(*node.get(), dy, want[0], want[1]);
+  Tensors gradients(const TapeRef& node, const Tensors& dy, const std::vector<bool>& want) {
+    if (node->op == &write_op) return write_gradient(*node.get(), dy[0], want[0], want[1]);
     NotedCall call(node, dy, want);
     if (!node->custom) return node->op->gradient.rule(call);
     Tensors inputs;
     for (int i = 0; i < call.inputs(); ++i) inputs.push_back(call.input(i));
-    Tensors dx = node->custom(inputs, call.output(), dy);
+    Tensors dx = node->custom(inputs, call.output(0), dy[0]);
     if (dx.size() != inputs.size()) fail("custom gradient: expected {} gradients, got {}", inputs.size(), dx.size());
     for (size_t i = 0; i < dx.size(); ++i)
       if (dx[i].defined() && dx[i].spec() != inputs[i].spec())
@@ -220,6 +311,7 @@ class Walk {
   static void give_up(TapeNode& node) {
     node.freed = true;
     node.output = {};
+    node.results.clear();
     node.custom = nullptr;
     for (Edge& e : node.edges) e.saved = {};
   }
@@ -227,9 +319,10 @@ class Walk {
   const GradOptions& options_;
   bool everything_;
   std::priority_queue<TapeRef, std::vector<TapeRef>, Later> queue_;
-  std::unordered_map<const TapeNode*, Tensor> sums_;
-  std::unordered_map<const void*, Tensor> results_;
-  std::unordered_set<const void*> kept_, needed_;
+  std::unordered_map<const TapeNode*, std::vector<Sum>> sums_;  // by result
+  std::unordered_map<Target, Sum, TargetHash> results_;
+  std::unordered_set<Target, TargetHash> kept_;
+  std::unordered_set<const void*> needed_;
   std::vector<Tensor> leaves_;
 };
 
@@ -278,7 +371,7 @@ Tensors grad(const Tensors& outputs, const Tensors& inputs, GradOptions options,
   walk.run();
   Tensors result;
   for (const Tensor& t : inputs) {
-    const void* target = history(t).target();
+    const Target target = history(t).target();
     if (!target) fail("grad: input {} does not require a gradient", to_string(t.spec()));
     result.push_back(walk.result(target));
     if (!result.back().defined() && !options.allow_unused)

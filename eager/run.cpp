@@ -3,9 +3,11 @@
 #include "reprise/eager/run.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
+#include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
 #include "reprise/core/stats.h"
@@ -68,7 +70,7 @@ void run_map(const Call& call, const Tensor& out) {
   args.row_strides[k] = 0;
   args.rows = 1;
   args.columns = layout->numel;
-  args.scalars = call.scalars.bits.data();
+  args.scalars = call.scalars.data();
   args.context = compiled->context;
   compiled->run(&args);
   ++launch_stats().kernels;
@@ -107,6 +109,12 @@ bool overlaps(const Tensor& a, const Tensor& b) {
 
 void run_out(const Call& call, const Tensor& out) {
   const Layout* layout = out.impl()->layout;
+  if (call.op->kind == Kind::control) return engine.run_control(call, out);
+  if (call.op->kind == Kind::result) {
+    const Tensor value = run(call, layout);
+    if (layout->numel) std::memcpy(out.bytes(), value.bytes(), layout->bytes());
+    return;
+  }
   if (!layout->numel) return;
   for (const Tensor* t : call.inputs) check_computed(*t);
   if (call.op->kind == Kind::pointwise && direct(call, layout)) return run_map(call, out);
@@ -123,6 +131,7 @@ Tensor run(const Call& call, const Layout* out) {
     run_into(target, {.op = &copy_op, .inputs = value});
     return target;
   }
+  if (call.op->kind == Kind::result) return engine.result_of(*call.inputs[0], call.attrs.as<ResultAttrs>().index);
   Tensor y = allocate(out->packed);
   run_out(call, y);
   return y;

@@ -85,9 +85,25 @@ Tensor for_tape(const Tensor& value) {
   return t;
 }
 
+Saved saved(const Tensor& value) { return {for_tape(value), value.impl()->storage->version}; }
+
 void save(Edge& edge, const Tensor& value) {
   edge.saved = for_tape(value);
   edge.version = value.impl()->storage->version;
+}
+
+// Makes `out` the result of number `index` of the control call that `token` stands for.
+void note_result(const Tensor& token, const Tensor& out, int32_t index) {
+  TapeNode& node = *token.impl()->grad->node.get();
+  if (is_floating(out.dtype())) {
+    GradState& state = state_of(out);
+    state.node = token.impl()->grad->node;
+    state.result = index;
+  }
+  const auto& attrs = node.attrs.as<ControlAttrs>();
+  if (index < attrs.results - attrs.saved) return;
+  node.results.resize(static_cast<size_t>(attrs.results));
+  node.results[static_cast<size_t>(index)] = saved(out);
 }
 
 }  // namespace
@@ -111,11 +127,15 @@ Edge history(const Tensor& t) {
     GradState& mine = state_of(t);
     if (mine.generation != written->generation) {
       mine.node = region_of(written->node, t);
+      mine.result = 0;
       mine.generation = written->generation;
     }
     state = &mine;
   }
-  if (state) edge.node = state->node;
+  if (state) {
+    edge.node = state->node;
+    edge.result = state->result;
+  }
   return edge;
 }
 
@@ -125,12 +145,15 @@ Tensor with_history(const Tensor& value, const Edge& edge) {
   if (!edge.node) return t;
   GradState& state = state_of(t);
   state.node = edge.node;
+  state.result = edge.result;
   if (const WriteHistory* written = t.impl()->storage->history) state.generation = written->generation;
   return t;
 }
 
 void note(const Call& call, const Tensor& out) {
   const Op& op = *call.op;
+  if (op.kind == Kind::result)
+    return note_result(*call.inputs[0], out, static_cast<int32_t>(call.attrs.as<ResultAttrs>().index));
   TapeRef node = make_node(op, out.impl()->layout->packed);
   const int needs = static_cast<int>(op.gradient.needs);
   node->attrs = call.attrs;
@@ -140,10 +163,7 @@ void note(const Call& call, const Tensor& out) {
     Edge& edge = node->edges.push_back(history(*input));
     if (needs & static_cast<int>(Needs::inputs)) save(edge, *input);
   }
-  if (needs & static_cast<int>(Needs::output)) {
-    node->output = for_tape(out);
-    node->output_version = out.impl()->storage->version;
-  }
+  if (needs & static_cast<int>(Needs::output)) node->output = saved(out);
   GradState& state = state_of(out);
   state.node = std::move(node);
   if (op.kind == Kind::view) {
@@ -255,8 +275,7 @@ Tensor CustomGradient::operator()(const Tensors& inputs, Loc loc) const {
   y = bare_alias(y);
   TapeRef node = make_node(copy_op, y.impl()->layout->packed);
   for (const Tensor& t : inputs) save(node->edges.push_back(history(t)), t);
-  node->output = for_tape(y);
-  node->output_version = y.impl()->storage->version;
+  node->output = saved(y);
   node->custom = backward;
   GradState& state = state_of(y);
   state.node = std::move(node);

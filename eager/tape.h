@@ -34,15 +34,27 @@ class TapeRef {
   TapeNode* node_ = nullptr;
 };
 
+/// What a gradient flows to: a leaf, or one result of a noted op.
+struct Target {
+  const void* owner = nullptr;
+  int32_t result = 0;
+  explicit operator bool() const { return owner; }
+  bool operator==(const Target&) const = default;
+};
+
 /// One tensor input of a noted op: what its gradient flows to, and what the rule needs to see.
 struct Edge {
   TapeRef node{};        // made by a noted op
+  int32_t result = 0;    // which of its results
   Tensor leaf{};         // or a leaf that requires a gradient; neither: no gradient flows here
   Tensor saved{};        // the value, without history, if the rule needs it
   uint32_t version = 0;  // of its storage when it was saved
   const Layout* layout = nullptr;
 
-  const void* target() const { return node ? static_cast<const void*>(node.get()) : leaf.impl(); }
+  Target target() const {
+    if (node) return {node.get(), result};
+    return {leaf.impl(), 0};
+  }
 };
 
 /// A node's edges: few are held in place.
@@ -75,6 +87,12 @@ class EdgeList {
   size_t size_ = 0;
 };
 
+/// A value kept for a gradient rule, without history.
+struct Saved {
+  Tensor value;
+  uint32_t version = 0;  // of its storage then
+};
+
 struct TapeNode {
   uint32_t refs = 1;
   bool freed = false;  // its saved values were given up by a walk
@@ -84,8 +102,8 @@ struct TapeNode {
   Attrs attrs;
   Scalars scalars;
   uint8_t scalar_mask = 0;
-  Tensor output;  // without history, if the rule needs it
-  uint32_t output_version = 0;
+  Saved output;                    // if the rule needs it
+  std::vector<Saved> results;      // of a control op: those that are saved, by number
   const Layout* layout = nullptr;  // packed layout of the result
   Loc loc;
   // Of a write, counted from the storage's first element: the region that was replaced, and the tensor that its first
@@ -101,6 +119,7 @@ struct GradState {
   bool leaf = false;  // requires a gradient by the user's word
   Tensor grad;
   TapeRef node;
+  int32_t result = 0;       // which of the node's results this tensor is
   uint64_t generation = 0;  // of the storage's write history that `node` accounts for
   Tensor base;              // keeps the tensor alive that a view's history starts from
 };

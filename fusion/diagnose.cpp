@@ -7,6 +7,7 @@
 #include "reprise/core/infer.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/fusion/plan.h"
+#include "reprise/graph/interpret.h"
 
 namespace rp {
 namespace {
@@ -41,32 +42,16 @@ class PrivateInputs {
   std::vector<Storage*> storages_;
 };
 
-// Every node's value by running the graph op by op. Values of computing nodes are kept as they were first made.
+// Every computing node's value, as it was first made, by running the graph op by op.
 std::vector<Tensor> reference_values(const Graph& g, const PrivateInputs& inputs, const uint64_t* parameters) {
-  std::vector<Tensor> live, values;
-  size_t input = 0;
+  Tensors operands, values;
+  for (size_t k = 0; k < g.inputs.size(); ++k) operands.push_back(inputs.tensor(k));
+  Interpreter run(g, std::move(operands), {parameters, static_cast<size_t>(g.parameters)});
   for (const Node& n : g.nodes) {
-    if (n.op->kind == Kind::input) {
-      live.push_back(inputs.tensor(input++));
-      values.push_back(Tensor());
-      continue;
-    }
-    std::vector<const Tensor*> operands;
-    for (int32_t in : n.inputs) operands.push_back(&live[static_cast<size_t>(in)]);
-    Call call{.op = n.op, .inputs = operands, .attrs = n.attrs, .scalar_mask = n.scalar_mask};
-    for (const ScalarSource& s : n.scalars)
-      call.scalars.bits[call.scalars.count++] = s.parameter >= 0 ? parameters[s.parameter] : s.bits;
-    if (n.op == &after_op) {
-      live.push_back(*operands[0]);
-      values.push_back(Tensor());
-    } else if (n.op == &write_op) {
-      call.inputs = call.inputs.first(2);
-      live.push_back(engine.run(call, n.layout));
-      values.push_back(operands[1]->clone());
-    } else {
-      live.push_back(run_now(call));
-      values.push_back(n.op->kind == Kind::view ? Tensor() : live.back().clone());
-    }
+    run.step();
+    const bool computes = n.op->kind != Kind::view && n.op->kind != Kind::input && n.op->kind != Kind::control;
+    const int32_t made = n.op->kind == Kind::write ? n.inputs[1] : run.next() - 1;
+    values.push_back(computes ? run.value(made).clone() : Tensor());
   }
   return values;
 }
@@ -111,14 +96,14 @@ std::optional<std::string> Plan::first_difference(const Frame& frame) const {
   std::vector<std::byte> memory(arena_ + 64);
   auto* arena = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
   const Frame mine{inputs.inputs(), inputs.storages(), frame.outputs, frame.scalars};
-  Addresses addresses;
-  resolve(mine, arena, addresses);
+  Bindings bindings;
+  resolve(mine, arena, bindings);
   for (const Step& step : steps_) {
     for (int m : step.members)
       if (const int32_t guilty = first_wrong_op(m, mine, arena, expected); guilty >= 0)
         return fmt::format("first differing op: %{} {}{}, in kernel {}", guilty, graph_[guilty].op->name,
                            source_line(graph_[guilty].loc), describe(step));
-    run_step(step, addresses);
+    run_step(step, bindings, arena);
   }
   return {};
 }
@@ -157,7 +142,10 @@ int32_t Plan::first_wrong_op(int member, const Frame& frame, std::byte* arena,
   std::vector<uint64_t> scalars;
   for (const ScalarSource& s : all->scalars) scalars.push_back(s.parameter >= 0 ? frame.scalars[s.parameter] : s.bits);
   const std::vector<Storage*> storages(pointers.size(), nullptr);
-  backend_->compile(all->region)->run({pointers.data(), scalars.data(), storages.data()});
+  const auto kernel = compile_kernel(all->region);
+  std::vector<std::byte> scratch(kernel->scratch_bytes() + 64);
+  auto* aligned = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
+  kernel->run({pointers.data(), scalars.data(), storages.data(), aligned});
   std::sort(written.begin(), written.end());
   for (const auto& [node, k] : written)
     if (expected[static_cast<size_t>(node)].defined() &&

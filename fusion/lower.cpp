@@ -27,7 +27,7 @@ class Lowering {
 
   std::optional<Lowered> run() {
     region().kind = d_.kind;
-    if (d_.kind == RegionKind::kernel) return kernel();
+    if (d_.kind == RegionKind::kernel || d_.kind == RegionKind::control) return kernel();
     if (d_.nodes.size() == 1 && is_strided_copy(d_.nodes[0])) return copy(d_.nodes[0]);
     if (d_.kind == RegionKind::gemm) start_gemm();
     assign_stages();
@@ -51,9 +51,12 @@ class Lowering {
     region().op = node(i).op;
     region().attrs = node(i).attrs;
     for (int32_t in : node(i).inputs) add_operand(place_of(g_, in), false, false);
-    add_operand(place_of(g_, i), true, false);
+    if (d_.kind == RegionKind::kernel) add_operand(place_of(g_, i), true, false);
+    for (size_t k = 1; k < d_.nodes.size(); ++k) {  // of a control op
+      region().results.push_back(static_cast<int32_t>(node(d_.nodes[k]).attrs.as<ResultAttrs>().index));
+      add_operand(place_of(g_, d_.nodes[k]), true, false);
+    }
     for (const ScalarSource& s : node(i).scalars) out_.scalars.push_back(s);
-    region().scalar_values.count = static_cast<uint8_t>(out_.scalars.size());
     region().scalars = static_cast<int>(out_.scalars.size());
     return std::move(out_);
   }
@@ -79,7 +82,7 @@ class Lowering {
   int add_operand(const Place& place, bool written, bool per_row) {
     for (size_t k = 0; k < out_.operands.size(); ++k) {
       RegionOperand& o = region().operands[k];
-      if (out_.operands[k] == place && o.written == written && o.per_row == per_row && d_.kind != RegionKind::kernel &&
+      if (out_.operands[k] == place && o.written == written && o.per_row == per_row && !region().op &&
           !(d_.kind == RegionKind::gemm && k < 3))
         return static_cast<int>(k);
     }

@@ -5,7 +5,7 @@
 namespace rp {
 
 std::string_view name_of(RegionKind kind) {
-  constexpr std::string_view names[] = {"map", "rows", "columns", "gemm", "kernel", "copy"};
+  constexpr std::string_view names[] = {"map", "rows", "columns", "gemm", "kernel", "copy", "control"};
   return names[static_cast<int>(kind)];
 }
 

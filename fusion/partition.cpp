@@ -76,6 +76,7 @@ Draft fresh(const Graph& g, int32_t i) {
   if (n.op->kind == Kind::write) d.shape = g[n.inputs[1]].layout->shape();
   if (n.op->kind == Kind::contract) d.kind = RegionKind::gemm;
   if (n.op->kind == Kind::kernel) d.kind = RegionKind::kernel;
+  if (n.op->kind == Kind::control) d.kind = RegionKind::control;
   if (n.op->kind == Kind::reduce) {
     d.shape = g[n.inputs[0]].layout->shape();
     d.reduced = n.attrs.as<ReduceAttrs>().axes;
@@ -141,7 +142,11 @@ class Splitter {
   void place(int32_t i) {
     const std::vector<int32_t> before = predecessors(i);
     int64_t target = -1;
-    if (fuse_ && g_[i].op->kind != Kind::contract && g_[i].op->kind != Kind::kernel) target = best_region(i, before);
+    const Kind kind = g_[i].op->kind;
+    if (kind == Kind::result)
+      target = region_[static_cast<size_t>(g_[i].inputs[0])];
+    else if (fuse_ && kind != Kind::contract && kind != Kind::kernel && kind != Kind::control)
+      target = best_region(i, before);
     if (target < 0) {
       target = static_cast<int64_t>(drafts_.size());
       drafts_.push_back(fresh(g_, i));
@@ -177,6 +182,7 @@ class Splitter {
   std::string refusal(size_t r, int32_t i, const std::vector<int32_t>& before) const {
     Draft d = drafts_[r];
     if (d.kind == RegionKind::kernel) return "a library kernel has no epilogue";
+    if (d.kind == RegionKind::control) return "nothing joins a control op from outside";
     if (d.nodes.size() >= max_joined_nodes) return "the region is full";
     if (is_wide(g_, i) != is_wide(g_, d.nodes[0])) return "64-bit and 32-bit elements run in different kernels";
     if (std::string why = adapt(d, i); !why.empty()) return why;
@@ -309,7 +315,8 @@ class Splitter {
     if (g_[i].op->kind != Kind::pointwise && g_[i].op->kind != Kind::reduce) return;
     for (int32_t p : before) {
       const size_t other = region(p);
-      if (other == r || drafts_[other].kind == RegionKind::gemm || drafts_[other].kind == RegionKind::kernel) continue;
+      const RegionKind kind = drafts_[other].kind;
+      if (other == r || kind == RegionKind::gemm || kind == RegionKind::kernel || kind == RegionKind::control) continue;
       std::string why = merge_refusal(r, other);
       if (why.empty())
         r = merge(r, other);

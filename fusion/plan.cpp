@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <sstream>
 
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
 #include "reprise/core/stats.h"
+#include "reprise/fusion/control.h"
 #include "reprise/fusion/legalize.h"
 
 namespace rp {
@@ -18,7 +20,7 @@ int32_t input_index(const Graph& g, int32_t node) {
   return static_cast<int32_t>(std::find(g.inputs.begin(), g.inputs.end(), node) - g.inputs.begin());
 }
 
-// Scratch memory of the calling thread. Plans do not nest, so one arena serves all of them.
+// Scratch memory of the calling thread. One arena serves all plans: those of bodies lie in their caller's.
 class Arena {
  public:
   std::byte* at_least(size_t bytes, Backend& backend) {
@@ -45,7 +47,8 @@ class Arena {
 
 }  // namespace
 
-Plan::Plan(Graph graph, Device device, bool fuse) : graph_(legalize(graph)), backend_(&engine.backend(device)) {
+Plan::Plan(Graph graph, Device device, bool fuse)
+    : graph_(legalize(graph)), device_(device), fuse_(fuse), backend_(&engine.backend(device)) {
 #ifndef NDEBUG
   verify(graph_, "legalize");
 #endif
@@ -53,6 +56,7 @@ Plan::Plan(Graph graph, Device device, bool fuse) : graph_(legalize(graph)), bac
   find_stored();
   lower_drafts();
   group_updates();
+  compile_steps();
   lay_out();
   bind();
 }
@@ -120,7 +124,26 @@ void Plan::group_updates() {
     if (joins)
       steps_.back().members.push_back(static_cast<int>(i));
     else
-      steps_.push_back({nullptr, 0, 0, {static_cast<int>(i)}, {}});
+      steps_.push_back({nullptr, 0, 0, 0, {static_cast<int>(i)}, {}});
+  }
+}
+
+std::unique_ptr<RegionKernel> Plan::compile_kernel(const Region& region) const {
+  if (region.kind == RegionKind::control) return compile_control(region, device_, fuse_);
+  return backend_->compile(region);
+}
+
+void Plan::compile_steps() {
+  for (Step& step : steps_) {
+    const int first = step.members[0];
+    Region region = lowered_[static_cast<size_t>(first)].region;
+    region.members.clear();
+    for (int m : step.members) {
+      const auto& members = lowered_[static_cast<size_t>(m)].region.members;
+      region.members.insert(region.members.end(), members.begin(), members.end());
+    }
+    step.loc = graph_[partition_.drafts[static_cast<size_t>(first)].nodes[0]].loc;
+    step.kernel = compile_kernel(region);
   }
 }
 
@@ -145,7 +168,11 @@ void Plan::lay_out() {
         if (fresh) buffers.push_back({graph_[place.base].layout->bytes(), static_cast<int>(s), static_cast<int>(s), 0});
         buffers[it->second].last = static_cast<int>(s);
       }
+  const size_t scratch = buffers.size();
+  for (size_t s = 0; s < steps_.size(); ++s)
+    buffers.push_back({steps_[s].kernel->scratch_bytes(), static_cast<int>(s), static_cast<int>(s), 0});
   arena_ = plan_memory(buffers);
+  for (size_t s = 0; s < steps_.size(); ++s) steps_[s].scratch = static_cast<int64_t>(buffers[scratch + s].offset);
   live_ = buffers.empty() ? 0 : live_lower_bound(buffers);
   for (const auto& [node, b] : buffer_of) home_[static_cast<size_t>(node)] = static_cast<int64_t>(buffers[b].offset);
 }
@@ -175,22 +202,15 @@ void Plan::bind() {
   for (Step& step : steps_) {
     step.first_operand = static_cast<int>(operands_.size());
     step.first_scalar = static_cast<int>(scalars_.size());
-    Region region = lowered_[static_cast<size_t>(step.members[0])].region;
-    region.members.clear();
-    for (int m : step.members) {
-      const Lowered& l = lowered_[static_cast<size_t>(m)];
-      region.members.insert(region.members.end(), l.region.members.begin(), l.region.members.end());
-      for (size_t k = 0; k < l.operands.size(); ++k) operands_.push_back(operand_of(l.operands[k]));
-    }
+    for (int m : step.members)
+      for (const Place& place : lowered_[static_cast<size_t>(m)].operands) operands_.push_back(operand_of(place));
     const Lowered& first = lowered_[static_cast<size_t>(step.members[0])];
     scalars_.insert(scalars_.end(), first.scalars.begin(), first.scalars.end());
-    step.loc = graph_[partition_.drafts[static_cast<size_t>(step.members[0])].nodes[0]].loc;
-    step.kernel = backend_->compile(region);
   }
 }
 
 // The addresses of all operands and the values of all scalars for one run.
-void Plan::resolve(const Frame& frame, std::byte* arena, Addresses& out) const {
+void Plan::resolve(const Frame& frame, std::byte* arena, Bindings& out) const {
   out.scalars.resize(scalars_.size());
   for (size_t k = 0; k < scalars_.size(); ++k)
     out.scalars[k] = scalars_[k].parameter >= 0 ? frame.scalars[scalars_[k].parameter] : scalars_[k].bits;
@@ -212,18 +232,22 @@ void Plan::resolve(const Frame& frame, std::byte* arena, Addresses& out) const {
   }
 }
 
-void Plan::run_step(const Step& step, const Addresses& a) const {
-  step.kernel->run({a.pointers.data() + step.first_operand, a.scalars.data() + step.first_scalar,
-                    a.storages.data() + step.first_operand});
+void Plan::run_step(const Step& step, const Bindings& b, std::byte* arena) const {
+  step.kernel->run({b.pointers.data() + step.first_operand, b.scalars.data() + step.first_scalar,
+                    b.storages.data() + step.first_operand, arena + step.scratch});
 }
 
 void Plan::run(const Frame& frame) const {
   static thread_local Arena arena;
-  static thread_local Addresses addresses;
-  resolve(frame, arena_ ? arena.at_least(arena_, *backend_) : nullptr, addresses);
+  static thread_local Bindings bindings;
+  run(frame, arena_ ? arena.at_least(arena_, *backend_) : nullptr, bindings);
+}
+
+void Plan::run(const Frame& frame, std::byte* arena, Bindings& bindings) const {
+  resolve(frame, arena, bindings);
   for (const Step& step : steps_) {
     AtForward at(step.loc);  // an error inside names the op's line
-    run_step(step, addresses);
+    run_step(step, bindings, arena);
   }
   for (const Twin& t : twins_) std::memcpy(frame.outputs[t.to], frame.outputs[t.from], t.bytes);
   for (int32_t k : written_) ++frame.storages[k]->content;
@@ -257,7 +281,11 @@ std::string Plan::describe(const Step& step) const {
 std::string Plan::explain() const {
   std::string text =
       fmt::format("{} kernels, arena {} bytes (at least {} alive at once)\n", steps_.size(), arena_, live_);
-  for (size_t s = 0; s < steps_.size(); ++s) text += fmt::format("  [{}] {}\n", s, describe(steps_[s]));
+  for (size_t s = 0; s < steps_.size(); ++s) {
+    text += fmt::format("  [{}] {}\n", s, describe(steps_[s]));
+    std::istringstream body(steps_[s].kernel->body());
+    for (std::string line; std::getline(body, line);) text += fmt::format("      {}\n", line);
+  }
   for (const Refusal& r : partition_.refusals)
     text += fmt::format("  not fused: %{} {}{} with %{} {}{}: {}\n", r.producer, graph_[r.producer].op->name,
                         source_line(graph_[r.producer].loc), r.consumer, graph_[r.consumer].op->name,

@@ -20,7 +20,16 @@ class Plan final : public Executable {
   /// `fuse` false makes every op a kernel of its own.
   Plan(Graph graph, Device device, bool fuse = true);
 
+  /// What one run's kernels are bound to.
+  struct Bindings {
+    std::vector<std::byte*> pointers;
+    std::vector<Storage*> storages;
+    std::vector<uint64_t> scalars;
+  };
+
   void run(const Frame& frame) const override;
+  /// The same in an arena of the caller's, `arena_bytes()` long.
+  void run(const Frame& frame, std::byte* arena, Bindings& bindings) const;
   const Graph& graph() const override { return graph_; }
   const Layout* output_layout(size_t j) const override { return graph_[base_of(graph_, graph_.outputs[j])].layout; }
   int kernels() const override { return static_cast<int>(steps_.size()); }
@@ -44,6 +53,7 @@ class Plan final : public Executable {
   struct Step {
     std::unique_ptr<RegionKernel> kernel;
     int first_operand, first_scalar;
+    int64_t scratch;           // where in the arena
     std::vector<int> members;  // indices into lowered_: several for a grouped step
     Loc loc;
   };
@@ -52,13 +62,8 @@ class Plan final : public Executable {
     size_t bytes;
   };  // outputs that are the same value
 
-  struct Addresses {
-    std::vector<std::byte*> pointers;
-    std::vector<Storage*> storages;
-    std::vector<uint64_t> scalars;
-  };
-  void resolve(const Frame& frame, std::byte* arena, Addresses& out) const;
-  void run_step(const Step& step, const Addresses& a) const;
+  void resolve(const Frame& frame, std::byte* arena, Bindings& out) const;
+  void run_step(const Step& step, const Bindings& bindings, std::byte* arena) const;
   std::byte* address_of(const Place& place, const Frame& frame, std::byte* arena) const;
   int32_t first_wrong_op(int member, const Frame& frame, std::byte* arena, const std::vector<Tensor>& expected) const;
   std::vector<int32_t> nodes_of(const Step& step) const;
@@ -66,12 +71,16 @@ class Plan final : public Executable {
 
   void find_stored();
   void lower_drafts();
+  void compile_steps();
+  std::unique_ptr<RegionKernel> compile_kernel(const Region& region) const;
   void group_updates();
   void lay_out();
   void bind();
   Operand operand_of(const Place& place);
 
   Graph graph_;
+  Device device_;
+  bool fuse_;
   Partition partition_;
   std::vector<bool> stored_;
   std::vector<int> draft_of_;

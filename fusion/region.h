@@ -18,6 +18,7 @@ enum class RegionKind : uint8_t {
   gemm,     // matrix products whose epilogue runs on blocks of C while they are hot
   kernel,   // one op by the backend's kernel
   copy,     // strided elements into a contiguous buffer, or back
+  control,  // a control op: runs the plans of its bodies
 };
 std::string_view name_of(RegionKind kind);
 
@@ -77,10 +78,10 @@ struct Region {
   std::vector<DType> row_temps, full_temps;
   int scalars = 0;
   // gemm: operands 0, 1 and 2 are A, B and C; the stage is the epilogue. kernel: the op and its inputs, then the
-  // output.
+  // output. control: likewise, the outputs being those in `results`.
   const Op* op = nullptr;
   Attrs attrs{};
-  Scalars scalar_values{};  // kernel: how many; the values come at run time
+  std::vector<int32_t> results;
 };
 
 }  // namespace rp

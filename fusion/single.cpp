@@ -28,7 +28,7 @@ void fill_key(Key& key, const Call& call, const Layout* out) {
   key.words.clear();
   key.words.push_back(reinterpret_cast<size_t>(call.op));
   key.words.push_back(reinterpret_cast<size_t>(out));
-  key.words.push_back(call.scalar_mask | static_cast<size_t>(call.scalars.count) << 8 |
+  key.words.push_back(call.scalar_mask | static_cast<size_t>(call.scalars.size()) << 8 |
                       static_cast<size_t>(call.attrs.size()) << 16);
   for (const Tensor* t : call.inputs) key.words.push_back(reinterpret_cast<size_t>(t->impl()->layout));
   for (int i = 0; i < call.attrs.size(); i += 8) {
@@ -44,9 +44,9 @@ Graph single_graph(const Call& call, const Layout* out) {
   Node n{
       .op = call.op, .attrs = call.attrs, .scalar_mask = call.scalar_mask, .layout = out->packed, .loc = At::where()};
   for (const Tensor* t : call.inputs) n.inputs.push_back(builder.input(t->impl()->layout, -1));
-  for (int k = 0; k < call.scalars.count; ++k) n.scalars.push_back({k, 0});
+  for (int k = 0; k < call.scalars.size(); ++k) n.scalars.push_back({k, 0});
   Graph& g = builder.graph();
-  g.parameters = call.scalars.count;
+  g.parameters = call.scalars.size();
   if (!out->contiguous) {
     const int32_t target = builder.input(out, -1);
     g.writes.push_back(builder.add({.op = &write_op, .inputs = {target, n.inputs[0]}, .layout = out}));
@@ -93,7 +93,7 @@ void run_plan(const Call& call, const Tensor& out) {
   inputs[n - 1] = out.bytes();
   owners[n - 1] = out.impl()->storage;
   std::byte* output = out.bytes();
-  it->second->run({inputs, owners, &output, call.scalars.bits.data()});
+  it->second->run({inputs, owners, &output, call.scalars.data()});
 }
 
 std::unique_ptr<Executable> compile(Graph graph, Device device) {

@@ -1,4 +1,4 @@
-// Graphs of composites' bodies.
+// Graphs of bodies: those of composites and those of control ops.
 #include <map>
 #include <mutex>
 #include <utility>
@@ -8,6 +8,8 @@
 
 namespace rp {
 namespace {
+
+constexpr int max_traced = 64;  // different bodies that one site remembers
 
 struct BodyKey {
   const Op* op;
@@ -21,36 +23,85 @@ struct BodyKey {
 Tensor Recorder::note_abstract(const Call& call) {
   refs_.clear();
   for (const Tensor* t : call.inputs) refs_.push_back(ref_of(*t));
-  const Layout* out = infer(call);
-  TraceOp* t = add_child(call, out);
-  t->inputs = refs_;
+  if (TraceOp* child = find_child(call)) return defer(call, *child);
+  const std::vector<OperandRef> refs = refs_;
+  TraceOp* t = add_child(call, infer(call));
+  t->inputs = refs;
   return defer(call, *t);
 }
 
-Graph Recorder::trace(const std::vector<const Layout*>& layouts, const std::function<Tensor(const Tensors&)>& body) {
+// Records the body; returns the slots of its results.
+std::vector<int32_t> Recorder::run_abstract(const std::vector<const Layout*>& layouts, const BodyFunction& body) {
+  state_ = State::tracing;
+  Tensors inputs;
+  struct Scope {
+    Tensors& inputs;
+    Recorder* recorder;
+    ~Scope() {
+      thread_state.recorder = recorder;
+      for (const Tensor& t : inputs) t.impl()->storage->recorder = nullptr;
+    }
+  } scope{inputs, std::exchange(thread_state.recorder, this)};
+  for (const Layout* layout : layouts) {
+    inputs.push_back(alias(allocate_pending(layout->packed), layout, 0));
+    inputs.back().impl()->storage->recorder = this;
+    bind_external(inputs.back());
+  }
+  AtForward at{Loc{}};  // ops of the body stand at their own lines
+  Tensors outputs = body(inputs);
+  std::vector<int32_t> slots;
+  for (Tensor& y : outputs) {
+    // A result has elements of its own: not an input's, and not a view of others.
+    if (y.impl()->epoch != epoch_ || !roots_[y.impl()->slot]) y = y.clone();
+    slots.push_back(static_cast<int32_t>(y.impl()->slot));
+  }
+  return slots;
+}
+
+std::vector<ExternalSpec> Recorder::external_specs() const {
+  std::vector<ExternalSpec> specs;
+  for (const External& e : externals_) specs.push_back({e.tensor.impl()->layout, e.storage});
+  return specs;
+}
+
+TracedBody Recorder::trace(Trie& trie, const std::vector<const Layout*>& layouts, const BodyFunction& body) {
+  if (trie.leaves >= max_traced) {
+    trie.root.children.clear();
+    trie.leaves = 0;
+  }
+  Recorder recorder(trie);
+  const std::vector<int32_t> outputs = recorder.run_abstract(layouts, body);
+  TracedBody traced;
+  traced.scalars = Scalars(recorder.scalars_);
+  std::vector<const Layout*> inputs;
+  for (const External& e : recorder.externals_) {
+    inputs.push_back(e.tensor.impl()->layout);
+    if (inputs.size() > layouts.size()) traced.closed.push_back(e.tensor);
+  }
+  Leaf& leaf = recorder.leaf_of(*recorder.current_);
+  for (const Leaf::Body& known : leaf.bodies)
+    if (known.inputs == inputs && known.outputs == outputs) {
+      traced.graph = known.graph;
+      return traced;
+    }
+  traced.graph = intern(build_graph(recorder.path_to(recorder.current_), recorder.external_specs(), outputs));
+  leaf.bodies.push_back({std::move(inputs), outputs, traced.graph});
+  return traced;
+}
+
+Graph Recorder::trace_composite(const std::vector<const Layout*>& layouts, const BodyFunction& body) {
   Trie trie;
   Recorder recorder(trie);
-  recorder.state_ = State::tracing;
-  Tensors inputs;
-  for (const Layout* layout : layouts) inputs.push_back(alias(allocate_pending(layout->packed), layout, 0));
-  for (const Tensor& t : inputs) recorder.bind_external(t);
-  Recorder* before = std::exchange(thread_state.recorder, &recorder);
   const bool grad = std::exchange(thread_state.grad, false);
-  Tensor y;
+  std::vector<int32_t> outputs;
   try {
-    y = body(inputs);
-    if (y.impl()->epoch != recorder.epoch_) y = y.clone();  // an input as it is
+    outputs = recorder.run_abstract(layouts, body);
   } catch (...) {
-    thread_state.recorder = before;
     thread_state.grad = grad;
     throw;
   }
-  thread_state.recorder = before;
   thread_state.grad = grad;
-  std::vector<ExternalSpec> externals;
-  for (const External& e : recorder.externals_) externals.push_back({e.tensor.impl()->layout, e.storage});
-  return build_graph(recorder.path_to(recorder.current_), externals, {static_cast<int32_t>(y.impl()->slot)},
-                     &recorder.scalars_);
+  return build_graph(recorder.path_to(recorder.current_), recorder.external_specs(), outputs, &recorder.scalars_);
 }
 
 const Graph& body_graph(const Op& op, const Attrs& attrs, const std::vector<const Layout*>& inputs) {
@@ -62,8 +113,8 @@ const Graph& body_graph(const Op& op, const Attrs& attrs, const std::vector<cons
     if (const auto it = graphs->find(key); it != graphs->end()) return *it->second;
   }
   // Traced outside the lock: a body may hold composites of its own.
-  auto graph =
-      std::make_unique<Graph>(Recorder::trace(inputs, [&](const Tensors& in) { return op.body(in, attrs, {}); }));
+  auto graph = std::make_unique<Graph>(
+      Recorder::trace_composite(inputs, [&](const Tensors& in) { return Tensors{op.body(in, attrs, {})}; }));
   std::lock_guard lock(mutex);
   return *graphs->try_emplace(std::move(key), std::move(graph)).first->second;
 }

@@ -55,7 +55,7 @@ void set_default_mode(Mode mode) { default_mode = static_cast<int>(mode); }
 ModeGuard::ModeGuard(Mode mode) : before_(scoped_mode), recorder_(thread_state.recorder) {
   if (recorder_) thread_state.recorder->flush("a change of mode");
   scoped_mode = static_cast<int>(mode);
-  if (mode == Mode::eager) thread_state.recorder = nullptr;
+  if (mode == Mode::eager && !(recorder_ && thread_state.recorder->tracing())) thread_state.recorder = nullptr;
 }
 
 ModeGuard::~ModeGuard() {
@@ -204,6 +204,11 @@ Tensor record(Recorder& recorder, const Call& call) { return recorder.record(cal
 
 void before_read(const Tensor& t) {
   Recorder* recorder = thread_state.recorder;
+  if (recorder && recorder->tracing())
+    fail(
+        "read: {} is read inside the body of a control op, which is traced without data; choose with where or cond, or "
+        "return the value and read it after the call",
+        to_string(t.spec()));
   if (recorder && recorder->concerns(t)) recorder->flush("a read");
   if (!t.pending()) return;
   if (t.impl()->storage->recorder)
@@ -214,7 +219,7 @@ void before_read(const Tensor& t) {
 
 void before_write(const Tensor& t) {
   Recorder* recorder = thread_state.recorder;
-  if (recorder) recorder->flush("a write by the host");
+  if (recorder && !recorder->tracing()) recorder->flush("a write by the host");
   before_read(t);
 }
 

@@ -9,6 +9,7 @@
 #include "reprise/core/infer.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
+#include "reprise/eager/tape.h"
 
 namespace rp {
 namespace {
@@ -63,7 +64,7 @@ class Unrecorded {
 
 size_t Recorder::PlaceHash::operator()(const PlaceKey& k) const {
   return hash_mix(hash_mix(reinterpret_cast<size_t>(k.storage), reinterpret_cast<size_t>(k.layout)),
-                  static_cast<size_t>(k.offset));
+                  static_cast<size_t>(k.offset) ^ reinterpret_cast<size_t>(k.history));
 }
 
 size_t Recorder::StorageHash::operator()(const Storage* s) const { return reinterpret_cast<size_t>(s) >> 6; }
@@ -124,9 +125,12 @@ OperandRef Recorder::bind_external(const Tensor& t) {
     fail("{} was never computed: an op before it failed, or a capture on another thread still holds it",
          to_string(t.spec()));
   bool fresh = false, fresh_storage = false;
-  const int32_t k = external_index_.number({impl.storage, impl.layout, impl.offset}, fresh);
+  const bool abstract = state_ == State::tracing;
+  const bool from_outside = abstract && impl.storage->recorder != this;
+  const void* history = from_outside && wants_grad(t) ? rp::history(t).target().owner : nullptr;
+  const int32_t k = external_index_.number({impl.storage, impl.layout, impl.offset, history}, fresh);
   if (fresh) {
-    External e{bare_alias(t), {}, storage_index_.number(impl.storage, fresh_storage)};
+    External e{abstract ? t : bare_alias(t), {}, storage_index_.number(impl.storage, fresh_storage)};
     if (impl.storage->exposed && state_ == State::matching) {
       e.snapshot = snapshot_of(t);
       ++snapshots_;
@@ -137,7 +141,7 @@ OperandRef Recorder::bind_external(const Tensor& t) {
 }
 
 bool Recorder::matches(const TraceOp& t, const Call& call) const {
-  return t.op == call.op && t.scalar_mask == call.scalar_mask && t.scalar_count == call.scalars.count &&
+  return t.op == call.op && t.scalar_mask == call.scalar_mask && t.scalar_count == call.scalars.size() &&
          std::equal(t.inputs.begin(), t.inputs.end(), refs_.begin(), refs_.end(), same_operand) &&
          t.attrs == call.attrs;
 }
@@ -178,7 +182,7 @@ Tensor Recorder::record(const Call& call) {
     return run_now(call);
   }
   if (snapshots_ && reads_changed(call)) flush("elements changed through a raw pointer");
-  if (current_->depth >= trie_.options.max_pending) flush("the limit of pending ops");
+  if (current_->depth >= trie_.options.max_pending && call.op->kind != Kind::result) flush("the limit of pending ops");
   refs_.clear();
   for (const Tensor* t : call.inputs) refs_.push_back(ref_of(*t));
   if (state_ == State::matching) {
@@ -194,7 +198,7 @@ Tensor Recorder::record(const Call& call) {
 
 Tensor Recorder::defer(const Call& call, TraceOp& t) {
   pending_.push_back(&t);
-  scalars_.insert(scalars_.end(), call.scalars.bits.begin(), call.scalars.bits.begin() + call.scalars.count);
+  scalars_.insert(scalars_.end(), call.scalars.bits().begin(), call.scalars.bits().end());
   current_ = &t;
   if (t.slot < 0) {
     ++call.inputs[0]->impl()->storage->version;
@@ -250,7 +254,7 @@ TraceOp* Recorder::add_child(const Call& call, const Layout* out) {
   t->op = call.op;
   t->attrs = call.attrs;
   t->scalar_mask = call.scalar_mask;
-  t->scalar_count = call.scalars.count;
+  t->scalar_count = call.scalars.size();
   t->out = out;
   t->slot = call.op == &write_op ? -1 : slots_;
   t->loc = At::where();
@@ -282,7 +286,7 @@ bool Recorder::concerns(const Tensor& t) const {
 }
 
 void Recorder::flush(std::string_view reason) {
-  if (running_) return;
+  if (running_ || tracing()) return;
   if (current_ == &trie_.root) return start_segment();
   ++trie_.stats.flushes;
   trie_.count_end(reason);
@@ -343,8 +347,7 @@ Tensor Recorder::run_one(const TraceOp& t, size_t first_scalar, const std::vecto
     inputs[i] = !e ? &values[static_cast<size_t>(ref)] : e->snapshot.defined() ? &e->snapshot : &e->tensor;
   }
   Call call{.op = t.op, .inputs = {inputs, t.inputs.size()}, .attrs = t.attrs, .scalar_mask = t.scalar_mask};
-  call.scalars.count = t.scalar_count;
-  std::copy_n(scalars_.begin() + static_cast<std::ptrdiff_t>(first_scalar), t.scalar_count, call.scalars.bits.begin());
+  call.scalars = Scalars({scalars_.data() + first_scalar, static_cast<size_t>(t.scalar_count)});
   AtForward at(t.loc);
   if (t.slot < 0) {
     const uint32_t version = inputs[0]->impl()->storage->version;

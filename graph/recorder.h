@@ -31,6 +31,16 @@ struct Trie {
   void count_end(std::string_view reason);
 };
 
+/// A body of a control op: tensors in, tensors out.
+using BodyFunction = std::function<Tensors(const Tensors&)>;
+
+/// A body as a graph, with what it closes over.
+struct TracedBody {
+  const Graph* graph;  // inputs: those of the body, then what it closes over
+  Tensors closed;
+  Scalars scalars;  // the graph's parameters
+};
+
 class Recorder {
  public:
   explicit Recorder(Trie& trie);
@@ -46,8 +56,13 @@ class Recorder {
   /// Whether a read of `t` by the host ends the segment: it made the value, or has used it.
   bool concerns(const Tensor& t) const;
 
-  /// Records on values that do not exist, for bodies: `body` gets placeholders of the given layouts. Returns its graph.
-  static Graph trace(const std::vector<const Layout*>& inputs, const std::function<Tensor(const Tensors&)>& body);
+  /// Records on values that do not exist, for bodies: `body` gets placeholders of the given layouts and its ops are
+  /// compared with those recorded in `trie` before. Calls of one site share a trie.
+  static TracedBody trace(Trie& trie, const std::vector<const Layout*>& inputs, const BodyFunction& body);
+  /// The same for the body of a composite op: closes over nothing, and numbers in it are constants.
+  static Graph trace_composite(const std::vector<const Layout*>& inputs, const BodyFunction& body);
+
+  bool tracing() const { return state_ == State::tracing; }
 
  private:
   enum class State : uint8_t { matching, recording, tracing, off };
@@ -61,6 +76,7 @@ class Recorder {
     const Storage* storage;
     const Layout* layout;
     int64_t offset;
+    const void* history = nullptr;  // tracing: tensors with different gradients are different operands
     bool operator==(const PlaceKey&) const = default;
   };
   struct PlaceHash {
@@ -79,6 +95,8 @@ class Recorder {
   bool matches(const TraceOp& t, const Call& call) const;
   Tensor defer(const Call& call, TraceOp& t);
   Tensor note_abstract(const Call& call);
+  std::vector<int32_t> run_abstract(const std::vector<const Layout*>& inputs, const BodyFunction& body);
+  std::vector<ExternalSpec> external_specs() const;
   Tensor record_now(const Call& call);
   TraceOp* add_child(const Call& call, const Layout* out);
   void diverge(const Call& call);

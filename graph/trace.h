@@ -27,6 +27,13 @@ struct Leaf {
   int64_t hits = 0;
   std::unique_ptr<LeafPlan> plan;
   std::string refusal;  // why there is no plan, if compiling failed
+  /// Of a traced body: its graph for given inputs and outputs.
+  struct Body {
+    std::vector<const Layout*> inputs;
+    std::vector<int32_t> outputs;
+    const Graph* graph;
+  };
+  std::vector<Body> bodies;
 };
 
 struct TraceOp {
@@ -36,7 +43,8 @@ struct TraceOp {
 
   const Op* op = nullptr;
   Attrs attrs{};
-  uint8_t scalar_mask = 0, scalar_count = 0;
+  uint8_t scalar_mask = 0;
+  int scalar_count = 0;
   std::vector<OperandRef> inputs;
   const Layout* out = nullptr;
   int32_t slot = -1;  // of the result; -1 for writes

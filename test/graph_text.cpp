@@ -69,7 +69,7 @@ Graph graph_of(const OpCase& c, Draw& draw) {
     inputs.push_back(contiguous(draw.array(in)));
     node.inputs.push_back(b.input(inputs.back().impl()->layout, -1));
   }
-  for (int i = 0; i < c.scalars.count; ++i) node.scalars.push_back({-1, c.scalars.bits[static_cast<size_t>(i)]});
+  for (uint64_t bits : c.scalars.bits()) node.scalars.push_back({-1, bits});
   node.layout = run(c, inputs).impl()->layout;
   const int32_t y = b.add(node);
   Graph g = b.take();

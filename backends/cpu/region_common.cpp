@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "reprise/backends/cpu/region_kernels.h"
+#include "reprise/core/fail.h"
 
 namespace rp {
 
@@ -18,6 +19,8 @@ std::unique_ptr<RegionKernel> compile_region(Backend& backend, const Region& reg
       return compile_gemm(backend, region);
     case RegionKind::copy:
       return compile_copy(region);
+    case RegionKind::control:
+      fail("region: control ops are run by their plan");
     case RegionKind::kernel:
       break;
   }

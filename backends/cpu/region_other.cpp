@@ -85,8 +85,7 @@ class CopyKernel final : public RegionKernel {
 
 class CallKernel final : public RegionKernel {
  public:
-  CallKernel(Backend& backend, const Region& region)
-      : op_(*region.op), attrs_(region.attrs), scalars_(region.scalar_values) {
+  CallKernel(Backend& backend, const Region& region) : op_(*region.op), attrs_(region.attrs), scalars_(region.scalars) {
     for (const RegionOperand& o : region.operands) layouts_.push_back(o.layout);
     std::string why;
     kernel_ = backend.find(op_, layouts_[0]->dtype(), &why);
@@ -102,8 +101,7 @@ class CallKernel final : public RegionKernel {
       inputs = many.data();
     }
     for (size_t k = 0; k < layouts_.size(); ++k) inputs[k] = {call.pointers[k], layouts_[k]};
-    Scalars scalars = scalars_;
-    for (int k = 0; k < scalars.count; ++k) scalars.bits[static_cast<size_t>(k)] = call.scalars[k];
+    const Scalars scalars({call.scalars, static_cast<size_t>(scalars_)});
     const size_t n = layouts_.size() - 1;
     kernel_({op_, {inputs, n}, inputs[n], attrs_, scalars});
   }
@@ -113,7 +111,7 @@ class CallKernel final : public RegionKernel {
  private:
   const Op& op_;
   Attrs attrs_;
-  Scalars scalars_;
+  int scalars_;
   std::vector<const Layout*> layouts_;
   Kernel kernel_;
 };

@@ -173,6 +173,10 @@ std::string_view excuse(std::string_view op) {
       {"normal", "random: tested by its statistics"},
       {"randint", "random: tested by its statistics"},
       {"bernoulli", "random: tested by its statistics"},
+      {"scan", "runs a graph: tested against the loop it stands for"},
+      {"cond", "runs a graph: tested against the branch taken"},
+      {"while_loop", "runs a graph: tested against the loop it stands for"},
+      {"result", "names a result of a control op: nothing is computed"},
   };
   const auto it = reasons.find(op);
   return it == reasons.end() ? std::string_view() : it->second;

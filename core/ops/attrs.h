@@ -48,6 +48,34 @@ struct SliceAttrs {
       {"length", FieldType::i64, 0}, {"step", FieldType::i64, 8}, {"axis", FieldType::i64, 16}};
 };
 
+struct Graph;
+
+/// Of the control ops. Their tensor inputs are the carries, then the inputs, then what the bodies close over
+/// (while_loop: first that of the condition); their scalars are those of the bodies.
+struct ControlAttrs {
+  const Graph* body;   // scan: one step; cond: the branch taken; while_loop: one trip
+  const Graph* other;  // scan: the step without results saved for the gradient; cond: the other branch; while_loop: the
+                       // condition
+  int64_t length;      // scan: steps; while_loop: the greatest number of trips, -1 if unbounded
+  int64_t draws;       // positions of the random generator that one step takes
+  int64_t wanted;      // bit i: input i takes part in the gradient (63: all from there on)
+  int32_t carries, inputs;
+  int32_t results;  // in all: carries, then outputs
+  int32_t saved;    // how many of them, the last ones, exist for the gradient only
+  int32_t reverse, closed;
+  static constexpr Field fields[] = {
+      {"body", FieldType::graph, 0},       {"other", FieldType::graph, 8},  {"length", FieldType::i64, 16},
+      {"draws", FieldType::i64, 24},       {"wanted", FieldType::i64, 32},  {"carries", FieldType::i32, 40},
+      {"inputs", FieldType::i32, 44},      {"results", FieldType::i32, 48}, {"saved", FieldType::i32, 52},
+      {"reverse", FieldType::boolean, 56}, {"closed", FieldType::i32, 60}};
+};
+
+struct ResultAttrs {
+  const Layout* spec;
+  int64_t index;
+  static constexpr Field fields[] = {{"spec", FieldType::spec, 0}, {"index", FieldType::i64, 8}};
+};
+
 struct CastAttrs {
   int32_t dtype;  // a DType
   static constexpr Field fields[] = {{"dtype", FieldType::dtype, 0}};

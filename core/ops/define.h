@@ -96,5 +96,6 @@ Entries matrix_entries();
 Entries norm_entries();
 Entries window_entries();
 Entries index_entries();
+Entries control_entries();
 
 }  // namespace rp

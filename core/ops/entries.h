@@ -10,10 +10,17 @@ extern const Op input_op, write_op;
 extern const Op reshape_op, permute_op, expand_op, slice_op;
 // pointwise
 extern const Op full_op, cast_op, copy_op, add_op, mul_op;
+// Random ops: their first scalars are the low and high words of the seed, then those of the position.
+inline constexpr int position_scalar = 2;
 // reductions
 extern const Op sum_op, max_op, min_op;
 // contraction: inputs a [batch..., m, k] and b [batch..., k, n] of equal batch axes and dtype, any strides
 extern const Op matmul_op;
+
+// control flow (ControlAttrs) and what takes its results (ResultAttrs)
+extern const Op scan_op, cond_op, while_op, result_op;
+/// The layout of one step of a stacked value: its leading axis dropped.
+const Layout* step_layout(const Layout* stacked);
 
 // Kernels. Inputs are contiguous; the output is contiguous and does not overlap them.
 extern const Op argmax_op, argmin_op;           // ArgAttrs: x -> i64

@@ -8,9 +8,9 @@ namespace rp {
 std::span<const Op* const> op_table() {
   static const std::vector<const Op*> table = [] {
     std::vector<const Op*> all;
-    for (Entries family :
-         {structure_entries(), view_entries(), arithmetic_entries(), elementary_entries(), activation_entries(),
-          random_entries(), reduce_entries(), matrix_entries(), norm_entries(), window_entries(), index_entries()})
+    for (Entries family : {structure_entries(), view_entries(), arithmetic_entries(), elementary_entries(),
+                           activation_entries(), random_entries(), reduce_entries(), matrix_entries(), norm_entries(),
+                           window_entries(), index_entries(), control_entries()})
       all.insert(all.end(), family.begin(), family.end());
     return all;
   }();

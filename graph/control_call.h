@@ -1,0 +1,39 @@
+#pragma once
+// Calls of control ops as the library makes them, from traced bodies and for gradients.
+#include "reprise/core/op.h"
+#include "reprise/core/ops/attrs.h"
+#include "reprise/graph/recorder.h"
+
+namespace rp {
+
+/// A scan's body with its operands. The body's inputs are the carries, one step of each of xs, and what it closes over;
+/// its outputs the next carries and the step's outputs.
+struct ScanCall {
+  const Graph* body = nullptr;
+  int64_t length = 0;
+  bool reverse = false;
+  int64_t draws = 0;
+  Tensors carry, xs, closed;
+  Scalars scalars;
+};
+
+/// The last carries, then the stacked outputs.
+Tensors run_scan(ScanCall call);
+
+/// The results of the branch taken. Their closed-over tensors become operands of both.
+Tensors run_cond(const Tensor& predicate, TracedBody yes, TracedBody no, int64_t draws);
+
+/// Applies a control op and takes all of its results.
+Tensors call_control(const Op& op, const Tensors& inputs, const ControlAttrs& attrs, const Scalars& scalars);
+
+/// Calls a graph's ops one by one, as the program that it was traced from did: noted and recorded like any. Returns the
+/// value of every node. The right operands of the products that `detached` picks take no part in gradients.
+Tensors replay(const Graph& graph, const Tensors& inputs, std::span<const uint64_t> scalars,
+               const std::function<bool(int32_t)>& detached);
+/// A control op of such a graph.
+Tensors replay_control(const Op& op, const Tensors& inputs, const ControlAttrs& attrs, const Scalars& scalars);
+
+/// The layout of a value of each step, stacked.
+const Layout* stacked_layout(const Layout* step, int64_t length);
+
+}  // namespace rp

@@ -1,0 +1,149 @@
+#include "reprise/graph/control_run.h"
+
+#include <cstring>
+
+#include "reprise/core/engine.h"
+#include "reprise/core/fail.h"
+#include "reprise/core/ops/attrs.h"
+#include "reprise/core/ops/entries.h"
+#include "reprise/graph/interpret.h"
+
+namespace rp {
+namespace {
+
+// What a token stands for.
+struct Results : Attachment {
+  explicit Results(Tensors v) : values(std::move(v)) {}
+  Tensors values;
+};
+
+// One step of a stacked value.
+Tensor step_of(const Tensor& stacked, int64_t t) {
+  const Layout& layout = stacked.layout();
+  return alias(stacked, step_layout(&layout), stacked.impl()->offset + t * layout.strides[0]);
+}
+
+Tensor packed_copy(const Tensor& t) {
+  Tensor y = allocate(t.layout().packed);
+  const Tensor* inputs[] = {&t};
+  engine.run_out({.op = &copy_op, .inputs = inputs}, y);
+  return y;
+}
+
+Tensors outputs_of(const Interpreter& run) {
+  Tensors values;
+  for (int32_t i : run.graph().outputs) values.push_back(run.value(i));
+  return values;
+}
+
+Tensors run_scan(const Call& call) {
+  const auto& a = call.attrs.as<ControlAttrs>();
+  const auto carries = static_cast<size_t>(a.carries), inputs = static_cast<size_t>(a.inputs);
+  Tensors state;
+  for (size_t i = 0; i < carries; ++i) state.push_back(*call.inputs[i]);
+  Tensors stacks;
+  for (size_t k = carries; k < a.body->outputs.size(); ++k) {
+    Spec spec = (*a.body)[a.body->outputs[k]].layout->spec;
+    spec.shape.insert(0, a.length);
+    stacks.push_back(allocate(intern(spec)));
+  }
+  StepScalars scalars(call.scalars.bits(), random_positions(*a.body), a.draws);
+  for (int64_t s = 0; s < a.length; ++s) {
+    const int64_t t = a.reverse ? a.length - 1 - s : s;
+    Tensors in = state;
+    for (size_t i = carries; i < carries + inputs; ++i) in.push_back(step_of(*call.inputs[i], t));
+    for (size_t i = carries + inputs; i < call.inputs.size(); ++i) in.push_back(*call.inputs[i]);
+    Interpreter run(*a.body, std::move(in), scalars.at(t));
+    run.run();
+    const Tensors out = outputs_of(run);
+    for (size_t k = 0; k < stacks.size(); ++k)
+      if (const Tensor& y = out[carries + k]; y.numel())
+        std::memcpy(step_of(stacks[k], t).bytes(), y.bytes(), y.layout().bytes());
+    state.assign(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(carries));
+  }
+  // Every result has elements of its own.
+  for (size_t i = 0; i < carries; ++i) {
+    bool shared = a.length == 0;
+    for (size_t j = 0; j < i; ++j) shared |= state[j].shares_storage(state[i]);
+    if (shared) state[i] = packed_copy(state[i]);
+  }
+  state.insert(state.end(), stacks.begin(), stacks.end());
+  return state;
+}
+
+Tensors run_graph(const Graph& graph, Tensors inputs, std::span<const uint64_t> scalars) {
+  Interpreter run(graph, std::move(inputs), scalars);
+  run.run();
+  return outputs_of(run);
+}
+
+bool is_true(const Tensor& t) {
+  bool value;
+  std::memcpy(&value, t.bytes(), 1);
+  return value;
+}
+
+Tensors run_cond(const Call& call) {
+  const auto& a = call.attrs.as<ControlAttrs>();
+  Tensors inputs;
+  for (size_t i = 1; i < call.inputs.size(); ++i) inputs.push_back(*call.inputs[i]);
+  const auto all = call.scalars.bits();
+  const auto first = static_cast<size_t>(a.body->parameters);
+  Tensors out = is_true(*call.inputs[0]) ? run_graph(*a.body, std::move(inputs), all.first(first))
+                                         : run_graph(*a.other, std::move(inputs), all.subspan(first));
+  for (size_t i = 1; i < out.size(); ++i)
+    for (size_t j = 0; j < i; ++j)
+      if (out[j].shares_storage(out[i])) out[i] = packed_copy(out[i]);
+  return out;
+}
+
+Tensors run_while(const Call& call) {
+  const auto& a = call.attrs.as<ControlAttrs>();
+  const auto carries = static_cast<size_t>(a.carries), closed = static_cast<size_t>(a.closed);
+  const auto of_body = static_cast<size_t>(a.body->parameters);
+  const auto with = [&](Tensors state, size_t first, size_t count) {
+    for (size_t i = first; i < first + count; ++i) state.push_back(*call.inputs[i]);
+    return state;
+  };
+  StepScalars body_scalars(call.scalars.bits().first(of_body), random_positions(*a.body), a.draws);
+  StepScalars test_scalars(call.scalars.bits().subspan(of_body), random_positions(*a.other), a.draws);
+  Tensors state;
+  for (size_t i = 0; i < carries; ++i) state.push_back(*call.inputs[i]);
+  int64_t t = 0;
+  for (; a.length < 0 || t < a.length; ++t) {
+    if (!is_true(run_graph(*a.other, with(state, carries, closed), test_scalars.at(t))[0])) break;
+    const size_t rest = carries + closed;
+    state = run_graph(*a.body, with(state, rest, call.inputs.size() - rest), body_scalars.at(t));
+  }
+  for (size_t i = 0; i < carries; ++i) {
+    bool shared = t == 0;
+    for (size_t j = 0; j < i; ++j) shared |= state[j].shares_storage(state[i]);
+    if (shared) state[i] = packed_copy(state[i]);
+  }
+  return state;
+}
+
+}  // namespace
+
+std::span<const uint64_t> StepScalars::at(int64_t step) {
+  for (int32_t p : positions_) {
+    const auto k = static_cast<size_t>(p);
+    const uint64_t position = (first_[k] | first_[k + 1] << 32) + static_cast<uint64_t>(step * draws_);
+    now_[k] = position & 0xffffffffu;
+    now_[k + 1] = position >> 32;
+  }
+  return now_;
+}
+
+void run_control(const Call& call, const Tensor& token) {
+  Tensors results = call.op == &scan_op ? run_scan(call) : call.op == &cond_op ? run_cond(call) : run_while(call);
+  attach(*token.impl()->storage, std::make_unique<Results>(std::move(results)));
+}
+
+Tensor result_of(const Tensor& token, int64_t index) {
+  for (const Attachment* at = token.impl()->storage->attached.get(); at; at = at->next.get())
+    if (const auto* results = dynamic_cast<const Results*>(at)) return results->values[static_cast<size_t>(index)];
+  fail("result: the control op was never computed, because an op before it failed");
+}
+
+}  // namespace rp
