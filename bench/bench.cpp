@@ -9,13 +9,14 @@
 
 #include "reprise/backends/cpu/threads.h"
 #include "reprise/bench/cases.h"
+#include "reprise/bench/peers.h"
 #include "reprise/reprise.h"
 
 namespace bench {
 namespace {
 
 struct Options {
-  std::string filter, json;
+  std::string filter, json, peers;
   int threads = 1;
   bool list = false;
 };
@@ -39,15 +40,6 @@ Machine describe_machine() {
   m.peak_gflops = measure_peak_gflops();
   return m;
 }
-
-std::string time_text(double ns) {
-  const char* const units[] = {"ns", "us", "ms", "s"};
-  int unit = 0;
-  for (; std::abs(ns) >= 1000 && unit < 3; ns /= 1000) ++unit;
-  return std::abs(ns) < 100 ? fmt::format("{:.1f} {}", ns, units[unit]) : fmt::format("{:.0f} {}", ns, units[unit]);
-}
-
-std::string time_text(const std::optional<double>& ns) { return ns ? time_text(*ns) : "-"; }
 
 std::string goal_text(const Goal& goal) {
   switch (goal.of) {
@@ -127,29 +119,33 @@ nlohmann::json row_json(const Case& c, const Result& r, int threads) {
           {"meets_goal", met ? nlohmann::json(*met) : nlohmann::json()}};
 }
 
-void write_json(const std::string& path, const Machine& m, const nlohmann::json& rows) {
+void write_json(const std::string& path, const Machine& m, const nlohmann::json& rows, const nlohmann::json& peers) {
   const nlohmann::json machine = {
       {"cpu", m.cpu}, {"cores", m.cores}, {"load", m.load}, {"compiler", __VERSION__}, {"peak_gflops", m.peak_gflops}};
+  nlohmann::json all = {{"machine", machine}, {"rows", rows}};
+  if (!peers.is_null()) all["peers"] = peers;
   std::ofstream file(path);
-  file << nlohmann::json{{"machine", machine}, {"rows", rows}}.dump(2) << '\n';
+  file << all.dump(2) << '\n';
   if (!file.flush()) throw std::runtime_error("cannot write " + path);
 }
 
-std::vector<Case> matching_cases(const std::string& filter) {
+std::vector<Case> matching_cases(const std::string& filter, bool none_is_fine) {
   std::vector<Case> cases;
   for (auto& family : {dispatch_cases(), kernel_cases(), training_cases()})
     for (const Case& c : family)
       if (c.id.find(filter) != std::string::npos) cases.push_back(c);
-  if (cases.empty()) throw std::runtime_error("no measurement has \"" + filter + "\" in its name; try --list");
+  if (cases.empty() && !none_is_fine)
+    throw std::runtime_error("no measurement has \"" + filter + "\" in its name; try --list");
   return cases;
 }
 
 void measure_all(const Options& o) {
-  const std::vector<Case> cases = matching_cases(o.filter);
+  const std::vector<Case> cases = matching_cases(o.filter, !o.peers.empty());
   if (o.list) {
     for (const Case& c : cases) fmt::print("{:26} {}\n", c.id, goal_text(c.goal));
     return;
   }
+  const Peers peers = o.peers.empty() ? Peers() : read_peers(o.peers);
   rp::set_thread_count(o.threads);
   const Machine machine = describe_machine();
   print_head(machine, o.threads);
@@ -166,10 +162,20 @@ void measure_all(const Options& o) {
     }
   }
   fmt::print("\n{} of {} goals met\n", met, goals);
-  if (!o.json.empty()) write_json(o.json, machine, rows);
+  if (!o.peers.empty()) print_peers(peers);
+  if (!o.json.empty()) write_json(o.json, machine, rows, peers.source);
 }
 
 }  // namespace
+
+std::string time_text(const std::optional<double>& time) {
+  if (!time) return "-";
+  const char* const units[] = {"ns", "us", "ms", "s"};
+  double ns = *time;
+  int unit = 0;
+  for (; std::abs(ns) >= 1000 && unit < 3; ns /= 1000) ++unit;
+  return std::abs(ns) < 100 ? fmt::format("{:.1f} {}", ns, units[unit]) : fmt::format("{:.0f} {}", ns, units[unit]);
+}
 
 Case paired(std::string id, Goal goal, Make make, double flops) {
   return {std::move(id), goal, flops, [make = std::move(make)] {
@@ -193,6 +199,7 @@ int main(int argc, char** argv) {
   bench::Options o;
   app.add_option("filter", o.filter, "only rows with this in their name");
   app.add_option("--json", o.json, "a file for the rows");
+  app.add_option("--peers", o.peers, "a file that bench/peers/run.py wrote, to print and keep beside the rows");
   app.add_option("--threads", o.threads, "threads that kernels may use; the goals are for one")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();

@@ -41,6 +41,9 @@ using Make = std::function<std::function<void()>()>;
 /// A row of the same thing in both modes, each with a copy of its own.
 Case paired(std::string id, Goal goal, Make make, double flops = 0);
 
+/// A time with its unit; "-" if there is none.
+std::string time_text(const std::optional<double>& ns);
+
 std::vector<Case> dispatch_cases();
 std::vector<Case> kernel_cases();
 std::vector<Case> training_cases();
