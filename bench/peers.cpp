@@ -74,8 +74,9 @@ void print_peers(const Peers& peers) {
   for (const PeerRow& r : peers.rows) {
     std::string note = r.error;
     if (!same_function_as_first(peers, r)) note += note.empty() ? "computes another function" : ", another function";
-    fmt::print("{:19} {:13} {:9} {:8} {:14} {:>7} {:>9} {:>9} {:>5.0f}%  {}\n", r.peer, r.version, r.cell, r.form,
-               r.size, r.threads, time_text(r.forward_ns), time_text(r.train_ns), 100 * r.spread, note);
+    const std::string spread = r.forward_ns || r.train_ns ? fmt::format("{:.0f}%", 100 * r.spread) : "";
+    fmt::print("{:19} {:13} {:9} {:8} {:14} {:>7} {:>9} {:>9} {:>6}  {}\n", r.peer, r.version, r.cell, r.form, r.size,
+               r.threads, time_text(r.forward_ns), time_text(r.train_ns), spread, note);
   }
 }
 

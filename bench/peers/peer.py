@@ -8,7 +8,7 @@ import time
 import numpy as np
 from workload import GATES, SIZES
 
-LEAST_CALLS, MOST_CALLS, WARM_UP_CALLS = 5, 2000, 3
+LEAST_CALLS, MOST_CALLS, WARM_UP_CALLS = 5, 2000, 2
 
 
 def values(number, shape):
@@ -49,7 +49,7 @@ def time_calls(name, call, seconds):
     start = time.perf_counter()
     call()
     first = time.perf_counter() - start
-    for _ in range(WARM_UP_CALLS - 1):
+    for _ in range(WARM_UP_CALLS):
         call()
     times, total = [], 0
     while len(times) < LEAST_CALLS or total < seconds and len(times) < MOST_CALLS:

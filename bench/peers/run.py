@@ -60,7 +60,7 @@ class Runner:
             new["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
         return os.environ | new
 
-    def call(self, command, about, limit):
+    def call(self, command, about):
         """Adds the rows that `command` prints, and one of what went wrong."""
         say(about, f"{about['threads']} thread(s)")
         env = self.environment(about["threads"])
@@ -68,13 +68,13 @@ class Runner:
                                    start_new_session=True)
         error = None
         try:
-            out, err = process.communicate(timeout=limit)
+            out, err = process.communicate(timeout=self.args.limit)
             if process.returncode:
                 error = (err.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             out, _ = process.communicate()
-            error = f"not done in {limit:.0f} s"
+            error = f"not done in {self.args.limit:.0f} s"
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -85,25 +85,18 @@ class Runner:
             phase = about.get("phase")
             self.add({k: v for k, v in about.items() if k in KEY} | {"error": f"{phase}: {error}" if phase else error})
 
-    def timing(self, threads):
-        return ["--threads", str(threads), "--seconds", str(self.args.seconds)]
-
-    def choices(self, threads):
-        flags = self.timing(threads)
-        for cell in self.args.cell or []:
-            flags += ["--cell", cell]
-        for size in self.args.size or []:
-            flags += ["--size", size]
-        return flags
-
-    def compiled(self, command, peer, threads):
-        """One process for each figure: compiling may take longer than anybody waits."""
+    def figures(self, command, peer, threads):
+        """A process for each cell and size, so that one that hangs costs no other; of compiled ones for each phase."""
+        phases = [{}]
+        if peer.startswith("torch-compile"):
+            phases = [{"form": "user", "phase": phase} for phase in ("forward", "train")]
         for size in self.args.size or SIZES:
             for cell in self.args.cell or GATES:
-                for phase in ("forward", "train"):
-                    about = {"peer": peer, "cell": cell, "form": "user", "size": size, "threads": threads}
-                    what = ["--cell", cell, "--size", size, "--phase", phase]
-                    self.call([*command, *what, *self.timing(threads)], about | {"phase": phase}, self.args.limit)
+                about = {"peer": peer, "cell": cell, "size": size, "threads": threads}
+                flags = ["--cell", cell, "--size", size, "--threads", str(threads), "--seconds", str(self.args.seconds)]
+                for more in phases:
+                    phase = ["--phase", more["phase"]] if more else []
+                    self.call([*command, *flags, *phase], about | more)
 
     def imports(self, python, module):
         return subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode == 0
@@ -114,7 +107,7 @@ class Runner:
             if not self.args.libtorch.exists():
                 self.add(about | {"error": "libtorch-dev is not installed or its program is not built"})
                 return
-            self.call([str(self.args.libtorch), *self.choices(threads)], about, 3600)
+            self.figures([str(self.args.libtorch)], peer, threads)
             return
         python = self.args.venv / "bin/python"
         module = "jax" if peer == "jax" else "torch"
@@ -122,10 +115,7 @@ class Runner:
             self.add(about | {"error": f"{module} is not installed in {self.args.venv}"})
             return
         command = [str(python), "-W", "ignore", str(HERE / f"{module}_rnn.py"), "--peer", peer]
-        if peer.startswith("torch-compile"):
-            self.compiled(command, peer, threads)
-        else:
-            self.call([*command, *self.choices(threads)], about, 3600)
+        self.figures(command, peer, threads)
 
 
 def say(about, *more):
@@ -141,7 +131,7 @@ def main():
     parser.add_argument("--threads", type=int, action="append", help="may be given more than once; 1 if not given")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each figure is measured, at least")
     parser.add_argument("--limit", type=float, default=150,
-                        help="seconds that a process may take to compile and measure one figure")
+                        help="seconds that a process may take for a cell of one size, or for a figure that is compiled")
     parser.add_argument("--libtorch", type=pathlib.Path, default=pathlib.Path("build/bench/peers/torch_rnn"))
     parser.add_argument("--venv", type=pathlib.Path, default=pathlib.Path("build/peers-venv"))
     parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path("build/peers-inductor"),

@@ -105,11 +105,10 @@ class Peer {
 
   at::Tensor loop(const at::Tensor& x, bool hoisted) {
     const Cell cell = cells.at(cell_.name);
-    const at::Tensor wx = hoisted ? project(x) : at::Tensor();
     const at::Tensor zeros = at::zeros({x.size(1), x.size(2)});
     State state = {zeros, zeros}, outputs;
-    for (int64_t t = 0; t < x.size(0); ++t) {
-      state = cell(hoisted ? wx[t] : project(x[t]), state, p_);
+    for (const at::Tensor& x_t : (hoisted ? project(x) : x).unbind(0)) {
+      state = cell(hoisted ? x_t : project(x_t), state, p_);
       outputs.push_back(state[0]);
     }
     return at::stack(outputs);
@@ -153,9 +152,9 @@ double seconds_of(const std::function<void()>& call) {
 /// Adds the median, the distance of the quartiles in relation to it and the time of the first call.
 void time_calls(nlohmann::json& row, const std::string& name, double seconds, const std::function<void()>& call) {
   constexpr size_t least_calls = 5, most_calls = 2000;
-  constexpr int warm_up_calls = 3;
+  constexpr int warm_up_calls = 2;
   row[name + "_first_s"] = seconds_of(call);
-  for (int i = 1; i < warm_up_calls; ++i) call();
+  for (int i = 0; i < warm_up_calls; ++i) call();
   std::vector<double> times;
   for (double total = 0; times.size() < least_calls || (total < seconds && times.size() < most_calls);) {
     times.push_back(seconds_of(call));

@@ -69,8 +69,8 @@ def user(cell, compiled_step):
 
     def run(x, p):
         state, outputs = start(cell, x), []
-        for t in range(x.shape[0]):
-            h, state = step(x[t], state, p)
+        for x_t in x.unbind(0):
+            h, state = step(x_t, state, p)
             outputs.append(h)
         return torch.stack(outputs)
 
@@ -79,9 +79,9 @@ def user(cell, compiled_step):
 
 def hoisted(cell):
     def run(x, p):
-        wx, state, outputs = project(x, cell, p), start(cell, x), []
-        for t in range(x.shape[0]):
-            h, state = CELLS[cell](wx[t], state, p)
+        state, outputs = start(cell, x), []
+        for wx_t in project(x, cell, p).unbind(0):
+            h, state = CELLS[cell](wx_t, state, p)
             outputs.append(h)
         return torch.stack(outputs)
 

@@ -22,7 +22,7 @@ Cells, with the order of the gates along G*H: rows g*H to g*H + H of W, U, b, c 
 U h, b and c stand for the rows of the gate at hand, and s is the cell state.
     rnn_tanh  G = 1       h = tanh(W x + U h + b)
     lstm      i, f, g, o  i, f, o = sigmoid(W x + U h + b); g = tanh(W x + U h + b); s = f * s + i * g; h = o * tanh(s)
-    gru       r, z, n     r, z = sigmoid(W x + b + U h + c); n = tanh((W x + b) + r * (U h + c)); h = (1 - z) * n + z * h
+    gru       r, z, n     r, z = sigmoid(W x + b + U h + c); n = tanh(W x + b + r * (U h + c)); h = (1 - z) * n + z * h
     ligru     z, c        z = sigmoid(W x + U h); c = relu(W x + U h); h = z * h + (1 - z) * c
     lnlstm    i, f, g, o  as lstm, with norm(W x + U h) * a + b, the norm over the whole row of 4H, for W x + U h + b;
                           h = o * tanh(norm(s) * a2 + b2), while s itself is handed on without the norm;
