@@ -33,6 +33,20 @@ Tensors replay(const Graph& graph, const Tensors& inputs, std::span<const uint64
 /// A control op of such a graph.
 Tensors replay_control(const Op& op, const Tensors& inputs, const ControlAttrs& attrs, const Scalars& scalars);
 
+/// The gradients of `outputs`, given theirs in `seeds`, for `targets`; undefined where there is none.
+Tensors gradients_of(const Tensors& outputs, const Tensors& seeds, const Tensors& targets);
+
+/// Switches noting on or off for a scope.
+class GradScope {
+ public:
+  explicit GradScope(bool on) : before_(std::exchange(thread_state.grad, on)) {}
+  ~GradScope() { thread_state.grad = before_; }
+  GradScope(const GradScope&) = delete;
+
+ private:
+  bool before_;
+};
+
 /// The layout of a value of each step, stacked.
 const Layout* stacked_layout(const Layout* step, int64_t length);
 

@@ -1,0 +1,17 @@
+#pragma once
+#include <string>
+
+#include "reprise/graph/control_call.h"
+
+namespace rp {
+
+/// Takes out of a scan's loop what need not run at every step: ops on nothing but closed-over values; products of a
+/// step's input with an invariant matrix, which become one product over all steps; and the choice between several
+/// products of one value, which become one with the factors side by side. Each is exact, because every element of a
+/// product is summed in order whatever stands beside it.
+ScanCall hoist(ScanCall call);
+
+/// What was taken out of the loop of a body that `hoist` has made, a line each.
+std::string hoisted_from(const Graph* body);
+
+}  // namespace rp
