@@ -49,6 +49,7 @@ extern const Engine engine;
 struct ThreadState {
   Recorder* recorder = nullptr;  // not null while a capture is armed
   bool grad = true;              // ops may be noted on the tape
+  bool tracing = false;          // `recorder` traces a body: its own values have no elements, and nothing else may change
 };
 inline constinit thread_local ThreadState thread_state;
 

@@ -189,6 +189,8 @@ void check_write(const Tensor& target) {
 }
 
 void note_write(const Tensor& target, const Tensor& value) {
+  // A body's write to a tensor from outside becomes a result of the control op; what is noted is the copy back.
+  if (thread_state.tracing && target.impl()->storage->recorder != thread_state.recorder) return;
   if (!thread_state.grad || !is_floating(target.dtype())) return;
   if (!wants_grad(value) && !wants_grad(target)) return;
   Storage& storage = *target.impl()->storage;

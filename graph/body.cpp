@@ -36,12 +36,15 @@ std::vector<int32_t> Recorder::run_abstract(const std::vector<const Layout*>& la
   Tensors inputs;
   struct Scope {
     Tensors& inputs;
-    Recorder* recorder;
+    ThreadState before;
     ~Scope() {
-      thread_state.recorder = recorder;
+      thread_state.recorder = before.recorder;
+      thread_state.tracing = before.tracing;
       for (const Tensor& t : inputs) t.impl()->storage->recorder = nullptr;
     }
-  } scope{inputs, std::exchange(thread_state.recorder, this)};
+  } scope{inputs, thread_state};
+  thread_state.recorder = this;
+  thread_state.tracing = true;
   for (const Layout* layout : layouts) {
     inputs.push_back(alias(allocate_pending(layout->packed), layout, 0));
     inputs.back().impl()->storage->recorder = this;

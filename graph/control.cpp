@@ -4,10 +4,13 @@
 #include <map>
 
 #include "reprise/core/fail.h"
+#include "reprise/core/ops.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/random.h"
 #include "reprise/graph/control_call.h"
+#include "reprise/graph/outer_writes.h"
+#include "reprise/graph/passes.h"
 #include "reprise/graph/recorder.h"
 
 namespace rp {
@@ -74,6 +77,8 @@ int64_t steps_of(const Tensors& xs, const ScanOptions& options) {
 class Draws {
  public:
   Draws() : first_(generator().position) {}
+  /// The body is traced again: it takes the same positions.
+  void restart() const { generator().position = first_; }
   int64_t per_step() const { return static_cast<int64_t>(generator().position - first_); }
   void reserve(int64_t draws, uint64_t steps) const {
     generator().position = first_ + static_cast<uint64_t>(draws) * steps;
@@ -109,6 +114,61 @@ std::vector<const Layout*> layouts_of(const Tensors& list) {
 
 }  // namespace
 
+namespace {
+
+// A body's function with places for the tensors from outside that it writes to: it is given them at `first`, and
+// returns them at `returned`.
+struct Effects {
+  Tensors written;
+  size_t first, returned;
+
+  BodyFunction around(const BodyFunction& body) const {
+    return [this, &body](const Tensors& in) {
+      Tensors mine = in;
+      mine.erase(mine.begin() + static_cast<std::ptrdiff_t>(first),
+                 mine.begin() + static_cast<std::ptrdiff_t>(first + written.size()));
+      Tensors out = body(mine), states;
+      for (const Tensor& w : written) states.push_back(w.clone());
+      out.insert(out.begin() + static_cast<std::ptrdiff_t>(returned), states.begin(), states.end());
+      return out;
+    };
+  }
+
+  TracedBody trace(const Loc& loc, int part, std::vector<const Layout*> layouts, const BodyFunction& body) const {
+    for (size_t i = 0; i < written.size(); ++i)
+      layouts.insert(layouts.begin() + static_cast<std::ptrdiff_t>(first + i), written[i].layout().packed);
+    const size_t given = layouts.size();
+    return without_effects(Recorder::trace(trie_of(loc, part), layouts, around(body)), given, written, first);
+  }
+
+  // What the tensors hold before: copies, because gradients may ask for them after the tensors have been written.
+  Tensors states() const {
+    Tensors copies;
+    for (const Tensor& w : written) copies.push_back(w.clone());
+    return copies;
+  }
+
+  void copy_back(const Tensors& results) const {
+    for (size_t i = 0; i < written.size(); ++i) written[i].copy_(results[returned + i]);
+  }
+};
+
+// Traces a body; if it writes to tensors from outside, these become carries behind its own.
+TracedBody trace_step(const Loc& loc, int part, const std::vector<const Layout*>& layouts, const BodyFunction& body,
+                      Effects& effects) {
+  TracedBody traced = Recorder::trace(trie_of(loc, part), layouts, body);
+  effects.written = written_by(traced, layouts.size());
+  return effects.written.empty() ? traced : effects.trace(loc, part + 1, layouts, body);
+}
+
+Tensors without(Tensors results, const Effects& effects) {
+  const auto at = results.begin() + static_cast<std::ptrdiff_t>(effects.returned);
+  results.erase(at, at + static_cast<std::ptrdiff_t>(effects.written.size()));
+  return results;
+}
+
+}  // namespace
+
 namespace detail {
 
 Tensors scan(const Tensors& init, const Tensors& xs, const ScanOptions& options, const ControlBody& body,
@@ -118,24 +178,29 @@ Tensors scan(const Tensors& init, const Tensors& xs, const ScanOptions& options,
   ScanCall call;
   call.length = steps_of(xs, options);
   call.reverse = options.reverse;
-  call.carry = carry;
   call.xs = xs;
   std::vector<const Layout*> layouts = layouts_of(carry);
   for (const Tensor& x : xs) layouts.push_back(step_layout(&x.layout()));
-  const Draws draws;
   const auto split = static_cast<std::ptrdiff_t>(carry.size());
-  TracedBody traced = Recorder::trace(trie_of(loc, 0), layouts, [&](const Tensors& in) {
+  Effects effects{{}, carry.size(), carry.size()};
+  const Draws draws;
+  const auto step = [&](const Tensors& in) {
+    draws.restart();
     Tensors outputs;
     const Tensors next = body.call({in.begin(), in.begin() + split}, {in.begin() + split, in.end()}, outputs);
     check_carries("scan", carry, next, body, loc);
     return joined(next, outputs);
-  });
+  };
+  TracedBody traced = trace_step(loc, 0, layouts, step, effects);
   call.draws = draws.per_step();
   draws.reserve(call.draws, static_cast<uint64_t>(call.length));
   call.body = traced.graph;
+  call.carry = joined(carry, effects.states());
   call.closed = std::move(traced.closed);
   call.scalars = std::move(traced.scalars);
-  return run_scan(std::move(call));
+  const Tensors results = run_scan(std::move(call));
+  effects.copy_back(results);
+  return without(results, effects);
 }
 
 Tensors cond(const Tensor& predicate, const std::function<Tensors()>& yes, const std::function<Tensors()>& no,
@@ -144,47 +209,70 @@ Tensors cond(const Tensor& predicate, const std::function<Tensors()>& yes, const
   if (predicate.dtype() != DType::boolean || predicate.numel() != 1)
     fail("cond: expected a bool tensor of one element, got {}", to_string(predicate.spec()));
   const Draws draws;  // both branches take theirs, whichever runs
-  const auto trace = [&](const auto& branch, const std::vector<const Layout*>& layouts, int part) {
-    return Recorder::trace(trie_of(loc, part), layouts, [&](const Tensors&) { return branch(); });
+  const auto first = [&](const Tensors&) {
+    draws.restart();
+    return yes();
   };
-  TracedBody first = trace(yes, {}, 0), second = trace(no, {}, 1);
-  return run_cond(predicate.contiguous(), std::move(first), std::move(second), draws.per_step());
+  const auto second = [&](const Tensors&) { return no(); };
+  Effects effects{{}, 0, 0};
+  TracedBody if_true = Recorder::trace(trie_of(loc, 0), {}, first),
+             if_not = Recorder::trace(trie_of(loc, 2), {}, second);
+  for (const TracedBody* t : {&if_true, &if_not})
+    for (const Tensor& w : written_by(*t, 0))
+      if (std::none_of(effects.written.begin(), effects.written.end(),
+                       [&](const Tensor& o) { return o.shares_storage(w); }))
+        effects.written.push_back(w);
+  if (!effects.written.empty()) {
+    if_true = effects.trace(loc, 1, {}, first);
+    if_not = effects.trace(loc, 3, {}, second);
+    const Tensors states = effects.states();
+    for (TracedBody* t : {&if_true, &if_not}) t->closed.insert(t->closed.begin(), states.begin(), states.end());
+  }
+  const Tensors results = run_cond(predicate.contiguous(), std::move(if_true), std::move(if_not), draws.per_step());
+  effects.copy_back(results);
+  return without(results, effects);
 }
 
 Tensors while_loop(const std::function<Tensor(const Tensors&)>& test, const ControlBody& body, const Tensors& init,
                    const WhileOptions& options, const Loc& loc) {
   At at(loc);
   if (options.max_trips < -1) fail("while_loop: expected max_trips of at least 0, got {}", options.max_trips);
-  const Tensors carry = contiguous(init);
-  const std::vector<const Layout*> layouts = layouts_of(carry);
+  const Tensors own = contiguous(init);
+  Effects effects{{}, own.size(), own.size()};
   const Draws draws;
-  const TracedBody condition = Recorder::trace(trie_of(loc, 0), layouts, [&](const Tensors& in) {
+  const auto step = [&](const Tensors& in) {
+    draws.restart();
+    Tensors none;
+    const Tensors next = body.call(in, {}, none);
+    check_carries("while_loop", own, next, body, loc);
+    return next;
+  };
+  WhileCall call;
+  call.step = trace_step(loc, 2, layouts_of(own), step, effects);
+  call.carry = joined(own, effects.states());
+  const auto condition = [&](const Tensors& in) {
     const Tensor t = test(in);
     if (t.dtype() != DType::boolean || t.numel() != 1)
       fail("while_loop: expected a condition of one bool, got {}", to_string(t.spec()));
     return Tensors{t};
-  });
-  const TracedBody step = Recorder::trace(trie_of(loc, 1), layouts, [&](const Tensors& in) {
-    Tensors none;
-    const Tensors next = body.call(in, {}, none);
-    check_carries("while_loop", carry, next, body, loc);
-    return next;
-  });
-  const int64_t per_trip = draws.per_step();
-  draws.reserve(per_trip, options.max_trips < 0 ? uint64_t{1} << 32 : static_cast<uint64_t>(options.max_trips));
-  const ControlAttrs attrs{.body = step.graph,
-                           .other = condition.graph,
-                           .length = options.max_trips,
-                           .draws = per_trip,
-                           .wanted = 0,
-                           .carries = static_cast<int32_t>(carry.size()),
-                           .inputs = 0,
-                           .results = static_cast<int32_t>(carry.size()),
-                           .saved = 0,
-                           .reverse = 0,
-                           .closed = static_cast<int32_t>(condition.closed.size())};
-  return call_control(while_op, joined(carry, condition.closed, step.closed), attrs,
-                      joined(step.scalars, condition.scalars));
+  };
+  const Tensors before = effects.written;
+  call.test = Recorder::trace(trie_of(loc, 0), layouts_of(own), condition);
+  if (!written_by(call.test, own.size()).empty())
+    fail("while_loop: the condition writes to a tensor from outside; write in the body");
+  if (!before.empty()) {  // the condition may read what the body writes: it gets the states too
+    const Effects reading{before, own.size(), 1};
+    call.test = reading.trace(loc, 1, layouts_of(own), condition);
+    Graph only = *call.test.graph;
+    only.outputs.resize(1);
+    call.test.graph = intern(run_passes(std::move(only)));
+  }
+  call.max_trips = options.max_trips;
+  call.draws = draws.per_step();
+  draws.reserve(call.draws, options.max_trips < 0 ? uint64_t{1} << 32 : static_cast<uint64_t>(options.max_trips));
+  const Tensors results = run_while(call);
+  effects.copy_back(results);
+  return without(results, effects);
 }
 
 }  // namespace detail
@@ -236,8 +324,76 @@ Tensors run_cond(const Tensor& predicate, TracedBody yes, TracedBody no, int64_t
                       joined(yes.scalars, no.scalars));
 }
 
+namespace {
+
+// Trips as steps of a scan, which has a gradient: those after the last change nothing.
+Tensors bounded_while(const WhileCall& w) {
+  ScanCall call;
+  call.length = w.max_trips;
+  call.draws = w.draws;
+  call.carry = joined(w.carry, Tensors{full({}, true, DType::boolean)});
+  Trie trie;
+  TracedBody traced = Recorder::trace(trie, layouts_of(call.carry), [&](const Tensors& in) {
+    const Tensors carry(in.begin(), in.end() - 1);
+    const auto outputs = [&](const TracedBody& t) {
+      const Tensors values = replay(*t.graph, joined(carry, t.closed), t.scalars.bits(), nullptr);
+      Tensors out;
+      for (int32_t i : t.graph->outputs) out.push_back(values[static_cast<size_t>(i)]);
+      return out;
+    };
+    const Tensor go = logical_and(in.back(), outputs(w.test)[0].reshape({}));
+    const Loc here = Loc::current();
+    Tensors next = detail::cond(
+        go, [&] { return outputs(w.step); },
+        [&] {
+          Tensors same;
+          for (const Tensor& t : carry) same.push_back(t.clone());
+          return same;
+        },
+        here);
+    next.push_back(go);
+    return next;
+  });
+  call.body = traced.graph;
+  call.closed = std::move(traced.closed);
+  call.scalars = std::move(traced.scalars);
+  Tensors results = run_scan(std::move(call));
+  results.pop_back();
+  return results;
+}
+
+}  // namespace
+
+Tensors run_while(const WhileCall& w) {
+  const Tensors all = joined(w.carry, w.test.closed, w.step.closed);
+  const auto wanted = [](const Tensor& t) { return is_floating(t.dtype()) && wants_grad(t); };
+  if (w.max_trips >= 0 && thread_state.grad && std::any_of(all.begin(), all.end(), wanted)) return bounded_while(w);
+  const ControlAttrs attrs{.body = w.step.graph,
+                           .other = w.test.graph,
+                           .length = w.max_trips,
+                           .draws = w.draws,
+                           .wanted = 0,
+                           .carries = static_cast<int32_t>(w.carry.size()),
+                           .inputs = 0,
+                           .results = static_cast<int32_t>(w.carry.size()),
+                           .saved = 0,
+                           .reverse = 0,
+                           .closed = static_cast<int32_t>(w.test.closed.size())};
+  return call_control(while_op, all, attrs, joined(w.step.scalars, w.test.scalars));
+}
+
 Tensors replay_control(const Op& op, const Tensors& inputs, const ControlAttrs& a, const Scalars& scalars) {
-  if (&op != &scan_op) return call_control(op, inputs, a, scalars);
+  if (&op == &while_op) {
+    const auto first = inputs.begin() + a.carries, second = first + a.closed;
+    const auto bits = scalars.bits();
+    const auto of_body = static_cast<size_t>(a.body->parameters);
+    return run_while({.carry = {inputs.begin(), first},
+                      .test = {a.other, {first, second}, Scalars(bits.subspan(of_body))},
+                      .step = {a.body, {second, inputs.end()}, Scalars(bits.first(of_body))},
+                      .max_trips = a.length,
+                      .draws = a.draws});
+  }
+  if (&op == &cond_op) return call_control(op, inputs, a, scalars);
   const auto xs = inputs.begin() + a.carries, closed = xs + a.inputs;
   return run_scan({.body = a.body,
                    .length = a.length,

@@ -23,6 +23,16 @@ Tensors run_scan(ScanCall call);
 /// The results of the branch taken. Their closed-over tensors become operands of both.
 Tensors run_cond(const Tensor& predicate, TracedBody yes, TracedBody no, int64_t draws);
 
+/// A while_loop with its operands. The inputs of both graphs are the carries and what each closes over.
+struct WhileCall {
+  Tensors carry;
+  TracedBody test, step;
+  int64_t max_trips = -1, draws = 0;
+};
+
+/// The last carries. With a bound on the trips and where gradients are wanted, by a scan.
+Tensors run_while(const WhileCall& call);
+
 /// Applies a control op and takes all of its results.
 Tensors call_control(const Op& op, const Tensors& inputs, const ControlAttrs& attrs, const Scalars& scalars);
 

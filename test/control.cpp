@@ -237,6 +237,81 @@ TEST_CASE("while_loop stops when its condition says so", "[control]") {
   });
 }
 
+TEST_CASE("a bounded while_loop has the gradient of the trips it makes", "[control]") {
+  const Tensor x = draw({3}).set_requires_grad(), w = draw({3}).set_requires_grad();
+  const auto program = [&] {
+    const State s = while_loop([&](const State& c) { return c.list[0] < 4; },
+                               [&](const State& c) { return State{sqrt(abs(c.h) + 1) * w, {c.list[0] + 1}, c.tag}; },
+                               State{x, {zeros({}, f64)}}, {.max_trips = 9});
+    return sum(s.h * s.h);
+  };
+  Tensor h = x;
+  for (int i = 0; i < 4; ++i) h = sqrt(abs(h) + 1) * w;
+  check_derivatives(program(), sum(h * h), {x, w}, 2);
+  cases::agree([&](cases::Log& log) {
+    auto f = capture([&] { return grad({program()}, {x, w}); });
+    for (int i = 0; i < 4; ++i) log.add(f());
+  });
+  const Tensor y =
+      while_loop([](const Tensor& c) { return sum(c) < 4; }, [&](const Tensor& c) { return c + w * w; }, x);
+  CHECK_THROWS_WITH(sum(y).backward(), Contains("max_trips"));
+}
+
+TEST_CASE("bodies may write to tensors from outside", "[control]") {
+  cases::agree([](cases::Log& log) {
+    const Tensor counter = zeros({}, f64), matrix = zeros({3, 4}, f64), xs = draw({5, 4}), w = draw({4});
+    const Tensor row = matrix.select(0, 1);
+    auto f = capture([&](const Tensor& x) {
+      const Tensor h = scan(
+          [&](const Tensor& c, const Tensor& v) {
+            counter.copy_(counter + 1);
+            row.copy_(row * 0.5 + v);
+            matrix.select(0, 2).copy_(matrix.select(0, 1) + counter);
+            return c + matrix.select(0, 2) * w + sum(matrix);
+          },
+          x, xs);
+      const Tensor y = cond(
+          sum(h) > 0,
+          [&] {
+            counter.copy_(counter * 2);
+            return h * counter;
+          },
+          [&] {
+            row.copy_(h);
+            return h + 0.0;
+          });
+      const Tensor z = while_loop([&](const Tensor& c) { return sum(c) < counter; },
+                                  [&](const Tensor& c) {
+                                    counter.copy_(counter - 1);
+                                    return c + 1;
+                                  },
+                                  y, {.max_trips = 30});
+      return Tensors{h, y, z};
+    });
+    for (int i = 0; i < 6; ++i) {
+      log.add(f(i % 2 ? w : w * -3));
+      log.add({counter, matrix, row});
+    }
+  });
+  // with gradients through what was written
+  const Tensor x = draw({4}).set_requires_grad(), xs = draw({3, 4});
+  const auto by = [&](bool loop) {
+    const Tensor state = zeros({4}, f64), h0 = x * 1;
+    const auto step = [&](const Tensor& c, const Tensor& v) {
+      state.copy_(state + c * v);
+      return tanh(c + state);
+    };
+    Tensor h = h0;
+    if (loop)
+      for (int t = 0; t < 3; ++t) h = step(h, xs.select(0, t));
+    else
+      h = scan(step, h0, xs);
+    return sum(h * state);
+  };
+  CHECK(distance(by(true), by(false)) == 0);
+  check_derivatives(by(false), by(true), {x}, 2);
+}
+
 TEST_CASE("wrong bodies are told what is wrong with them", "[control]") {
   struct Two {
     Tensor h, c;
