@@ -63,6 +63,14 @@ int32_t GraphBuilder::add(Node node) {
   return graph_.size() - 1;
 }
 
+Graph GraphBuilder::take(const Graph& original, const std::vector<int32_t>& map) {
+  graph_.parameters = original.parameters;
+  for (int32_t i : original.outputs) graph_.outputs.push_back(map[static_cast<size_t>(i)]);
+  for (int32_t i : original.writes) graph_.writes.push_back(map[static_cast<size_t>(i)]);
+  graph_.notes.insert(graph_.notes.begin(), original.notes.begin(), original.notes.end());
+  return std::move(graph_);
+}
+
 void GraphBuilder::grow() {
   const std::vector<int32_t> old = std::move(shared_);
   shared_.assign(std::max<size_t>(64, old.size() * 2), -1);

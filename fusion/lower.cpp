@@ -23,7 +23,8 @@ struct Work {
 
 class Lowering {
  public:
-  Lowering(const Graph& g, const Draft& d, const std::vector<bool>& stored) : g_(g), d_(d), stored_(stored) {}
+  Lowering(const Graph& g, const Draft& d, const std::vector<bool>& stored, const Homes& homes)
+      : g_(g), d_(d), stored_(stored), homes_(homes) {}
 
   std::optional<Lowered> run() {
     region().kind = d_.kind;
@@ -42,6 +43,7 @@ class Lowering {
   Region& region() { return out_.region; }
   const Node& node(int32_t i) const { return g_[i]; }
   bool inside(int32_t i) const { return std::binary_search(d_.nodes.begin(), d_.nodes.end(), i); }
+  Place place_of(int32_t i) const { return homes_.place_of(g_, i); }
   bool full(int32_t i) const { return node(i).op->kind != Kind::reduce && is_full(g_, d_, i); }
 
   // ---- regions without programs ----
@@ -50,8 +52,8 @@ class Lowering {
     const int32_t i = d_.nodes[0];
     region().op = node(i).op;
     region().attrs = node(i).attrs;
-    for (int32_t in : node(i).inputs) add_operand(place_of(g_, in), false, false);
-    add_operand(place_of(g_, i), true, false);
+    for (int32_t in : node(i).inputs) add_operand(place_of(in), false, false);
+    add_operand(place_of(i), true, false);
     for (const ScalarSource& s : node(i).scalars) out_.scalars.push_back(s);
     region().scalar_values.count = static_cast<uint8_t>(out_.scalars.size());
     region().scalars = static_cast<int>(out_.scalars.size());
@@ -63,14 +65,14 @@ class Lowering {
     const Node& n = node(i);
     if (n.op != &copy_op && n.op->kind != Kind::write) return false;
     const int32_t from = n.op->kind == Kind::write ? n.inputs[1] : n.inputs[0];
-    return !make_nest(RegionKind::map, n.layout->shape(), 0, {node(from).layout->strides, n.layout->strides});
+    return !make_nest(RegionKind::map, n.layout->shape(), 0, {node(from).layout->strides, place_of(i).layout->strides});
   }
 
   std::optional<Lowered> copy(int32_t i) {
     const Node& n = node(i);
     region().kind = RegionKind::copy;
-    add_operand(place_of(g_, n.op->kind == Kind::write ? n.inputs[1] : n.inputs[0]), false, false);
-    add_operand(place_of(g_, i), true, false);
+    add_operand(place_of(n.op->kind == Kind::write ? n.inputs[1] : n.inputs[0]), false, false);
+    add_operand(place_of(i), true, false);
     return std::move(out_);
   }
 
@@ -90,14 +92,14 @@ class Lowering {
 
   void start_gemm() {
     const int32_t product = d_.nodes[0];
-    add_operand(place_of(g_, node(product).inputs[0]), false, false);
-    add_operand(place_of(g_, node(product).inputs[1]), false, false);
+    add_operand(place_of(node(product).inputs[0]), false, false);
+    add_operand(place_of(node(product).inputs[1]), false, false);
     // The product is formed in its own buffer, or in that of a result which takes its place.
     int32_t home = product;
     if (!stored_[static_cast<size_t>(product)])
       for (int32_t i : d_.nodes)
         if (stored_[static_cast<size_t>(i)] && node(i).layout == node(product).layout) home = i;
-    add_operand(place_of(g_, home), true, false);
+    add_operand(place_of(home), true, false);
   }
 
   // ---- stages ----
@@ -136,7 +138,7 @@ class Lowering {
       if (reduces)
         accumulate(w, i);
       else if (node(i).op->kind == Kind::write)
-        store(w, read(w, node(i).inputs[1], full_stage), place_of(g_, i), false);
+        store(w, read(w, node(i).inputs[1], full_stage), place_of(i), false);
       else
         compute(w, i, full_stage);
     }
@@ -144,7 +146,7 @@ class Lowering {
     if (!full_stage)
       for (int32_t i : d_.nodes)
         if (node(i).op->kind == Kind::reduce && stage_[i] == s && stored_[static_cast<size_t>(i)]) {
-          store(w, row_value(w, i), place_of(g_, i), true);
+          store(w, row_value(w, i), place_of(i), true);
           any = true;
         }
     if (!any) return;
@@ -166,7 +168,7 @@ class Lowering {
     if (operands.empty()) return;
     const Value result = n.op->meaning(operands, n.attrs, type_of(n.layout->dtype()));
     w.values[i] = result;
-    if (stored_[static_cast<size_t>(i)]) store(w, result, place_of(g_, i), d_.reduced && !full_stage);
+    if (stored_[static_cast<size_t>(i)]) store(w, result, place_of(i), d_.reduced && !full_stage);
     if (used_later(i, full_stage)) keep(w, i, result, full_stage);
   }
 
@@ -235,7 +237,7 @@ class Lowering {
       return w.values[p] =
                  load(w, slot(w, SlotKind::full_temp, index, node(p).layout->dtype(), Access::contiguous, false));
     }
-    return load(w, operand_slot(w, add_operand(place_of(g_, in), false, d_.reduced && !full_stage), false));
+    return load(w, operand_slot(w, add_operand(place_of(in), false, d_.reduced && !full_stage), false));
   }
 
   void store(Work& w, Value value, const Place& place, bool per_row) {
@@ -292,6 +294,7 @@ class Lowering {
       Strides s = packed_strides(d_.shape);
       if (!(d_.kind == RegionKind::gemm && strides.size() < 2) && !full_strides(d_, *o.layout, o.per_row, s))
         return false;
+      if (d_.kind == RegionKind::gemm && strides.size() >= 2 && d_.shape.back() > 1 && s.back() > 1) return false;
       strides.push_back(s);
     }
     std::optional<Nest> nest = d_.kind == RegionKind::gemm ? matrix_nest(d_.shape, strides)
@@ -303,6 +306,7 @@ class Lowering {
   const Graph& g_;
   const Draft& d_;
   const std::vector<bool>& stored_;
+  const Homes& homes_;
   Lowered out_;
   std::map<int32_t, int> stage_, temp_;
   int last_stage_ = 0;
@@ -311,8 +315,9 @@ class Lowering {
 
 }  // namespace
 
-std::optional<Lowered> lower(const Graph& graph, const Draft& draft, const std::vector<bool>& stored) {
-  return Lowering(graph, draft, stored).run();
+std::optional<Lowered> lower(const Graph& graph, const Draft& draft, const std::vector<bool>& stored,
+                             const Homes& homes) {
+  return Lowering(graph, draft, stored, homes).run();
 }
 
 }  // namespace rp

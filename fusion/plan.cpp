@@ -45,7 +45,8 @@ class Arena {
 
 }  // namespace
 
-Plan::Plan(Graph graph, Device device, bool fuse) : graph_(legalize(graph)), backend_(&engine.backend(device)) {
+Plan::Plan(Graph graph, Device device, bool fuse)
+    : graph_(with_copies_for_concats(legalize(graph))), backend_(&engine.backend(device)) {
 #ifndef NDEBUG
   verify(graph_, "legalize");
 #endif
@@ -76,24 +77,55 @@ void Plan::find_stored() {
 }
 
 void Plan::lower_drafts() {
-  std::vector<Draft> drafts = std::move(partition_.drafts);
-  partition_.drafts.clear();
-  for (Draft& d : drafts) {
-    if (std::optional<Lowered> one = lower(graph_, d, stored_)) {
-      lowered_.push_back(std::move(*one));
-      partition_.drafts.push_back(std::move(d));
-      continue;
-    }
-    // More operands than a program takes: every node becomes a region of its own.
-    if (d.nodes.size() == 1) fail("fusion: {} has too many operands", graph_[d.nodes[0]].op->name);
-    for (int32_t i : d.nodes) stored_[static_cast<size_t>(i)] = graph_[i].op->kind != Kind::write;
-    for (Draft& single : separate(graph_, d)) {
-      lowered_.push_back(*lower(graph_, single, stored_));
-      partition_.drafts.push_back(std::move(single));
-    }
-  }
+  const std::vector<Draft> drafts = std::move(partition_.drafts);
+  const std::vector<bool> stored = stored_;
+  std::vector<bool> whole(graph_.nodes.size());  // concats that must run as kernels
+  do {
+    stored_ = stored;
+    lowered_.clear();
+    partition_.drafts.clear();
+    homes_ = find_homes(graph_, drafts, whole);
+  } while (!lower_all(drafts, whole));
   for (size_t d = 0; d < partition_.drafts.size(); ++d)
     for (int32_t i : partition_.drafts[d].nodes) draft_of_[static_cast<size_t>(i)] = static_cast<int>(d);
+}
+
+// False, with more concats in `whole`, if a draft's loops cannot step through the places that concats gave its values.
+bool Plan::lower_all(const std::vector<Draft>& drafts, std::vector<bool>& whole) {
+  for (const Draft& d : drafts) {
+    if (homes_.filled[static_cast<size_t>(d.nodes[0])]) continue;
+    if (std::optional<Lowered> one = lower(graph_, d, stored_, homes_)) {
+      lowered_.push_back(std::move(*one));
+      partition_.drafts.push_back(d);
+      continue;
+    }
+    bool placed = false;
+    for (int32_t i : d.nodes)
+      if (const int32_t concat = strided_home(graph_, homes_, i); concat >= 0) {
+        whole[static_cast<size_t>(concat)] = true;
+        placed = true;
+      }
+    if (placed) return false;
+    lower_apart(d);
+  }
+  return true;
+}
+
+// More operands than a program takes: every node becomes a region of its own.
+void Plan::lower_apart(const Draft& draft) {
+  if (draft.nodes.size() == 1) fail("fusion: {} has too many operands", graph_[draft.nodes[0]].op->name);
+  for (int32_t i : draft.nodes) stored_[static_cast<size_t>(i)] = graph_[i].op->kind != Kind::write;
+  for (Draft& single : separate(graph_, draft)) {
+    lowered_.push_back(*lower(graph_, single, stored_, homes_));
+    partition_.drafts.push_back(std::move(single));
+  }
+}
+
+// Whether two places may have elements in common.
+bool Plan::overlap(const Place& a, const Place& b) const {
+  if (a.base != b.base || !a.terms.empty() || !b.terms.empty())
+    return storage_of(graph_, a.base) == storage_of(graph_, b.base);
+  return a.offset < b.offset + extent_of(*b.layout) && b.offset < a.offset + extent_of(*a.layout);
 }
 
 // Independent neighbours that run the same program over different tensors (optimiser updates) become one step.
@@ -105,8 +137,7 @@ void Plan::group_updates() {
   const auto touches = [&](const Lowered& a, const Lowered& b) {
     for (size_t x = 0; x < a.operands.size(); ++x)
       for (size_t y = 0; y < b.operands.size(); ++y)
-        if ((a.region.operands[x].written || b.region.operands[y].written) &&
-            storage_of(graph_, a.operands[x].base) == storage_of(graph_, b.operands[y].base))
+        if ((a.region.operands[x].written || b.region.operands[y].written) && overlap(a.operands[x], b.operands[y]))
           return true;
     return false;
   };
@@ -258,6 +289,9 @@ std::string Plan::explain() const {
   std::string text =
       fmt::format("{} kernels, arena {} bytes (at least {} alive at once)\n", steps_.size(), arena_, live_);
   for (size_t s = 0; s < steps_.size(); ++s) text += fmt::format("  [{}] {}\n", s, describe(steps_[s]));
+  for (int32_t i = 0; i < graph_.size(); ++i)
+    if (homes_.filled[static_cast<size_t>(i)])
+      text += fmt::format("  filled in place: %{} concat{}\n", i, source_line(graph_[i].loc));
   for (const Refusal& r : partition_.refusals)
     text += fmt::format("  not fused: %{} {}{} with %{} {}{}: {}\n", r.producer, graph_[r.producer].op->name,
                         source_line(graph_[r.producer].loc), r.consumer, graph_[r.consumer].op->name,

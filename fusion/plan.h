@@ -66,6 +66,9 @@ class Plan final : public Executable {
 
   void find_stored();
   void lower_drafts();
+  bool lower_all(const std::vector<Draft>& drafts, std::vector<bool>& whole);
+  void lower_apart(const Draft& draft);
+  bool overlap(const Place& a, const Place& b) const;
   void group_updates();
   void lay_out();
   void bind();
@@ -75,6 +78,7 @@ class Plan final : public Executable {
   Partition partition_;
   std::vector<bool> stored_;
   std::vector<int> draft_of_;
+  Homes homes_;
   std::vector<Lowered> lowered_;
   std::vector<Step> steps_;
   std::vector<Operand> operands_;

@@ -30,11 +30,7 @@ Graph rebuilt(const Graph& g, const std::vector<bool>& keep, const Rewrite& rewr
     const int32_t other = rewrite(builder.graph(), n, i);
     map[static_cast<size_t>(i)] = other >= 0 ? other : builder.add(std::move(n));
   }
-  Graph& out = builder.graph();
-  out.parameters = g.parameters;
-  for (int32_t i : g.outputs) out.outputs.push_back(map[static_cast<size_t>(i)]);
-  for (int32_t i : g.writes) out.writes.push_back(map[static_cast<size_t>(i)]);
-  return builder.take();
+  return builder.take(g, map);
 }
 
 // Removes what no output and no write to an input needs.
