@@ -17,6 +17,19 @@ int32_t base_of(const Graph& graph, int32_t node) {
   return node;
 }
 
+int32_t storage_of(const Graph& graph, int32_t node) {
+  const int32_t base = base_of(graph, node);
+  if (graph[base].op->kind != Kind::input) return base;
+  const auto k = std::find(graph.inputs.begin(), graph.inputs.end(), base) - graph.inputs.begin();
+  return graph.inputs[static_cast<size_t>(graph.aliases[static_cast<size_t>(k)])];
+}
+
+std::string source_line(const Loc& loc) {
+  if (!loc.line()) return "";
+  const std::string_view file = loc.file_name();
+  return fmt::format(" {}:{}", file.substr(file.rfind('/') + 1), loc.line());
+}
+
 namespace {
 
 // Nodes with run-time scalars are never shared by value, writes and inputs are events, not values.

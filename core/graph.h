@@ -48,6 +48,12 @@ extern const Op after_op;
 /// The base whose elements a node's value lies in: itself unless it is a view, an `after` or a write.
 int32_t base_of(const Graph& graph, int32_t node);
 
+/// The storage that a node's value lies in: its base, or, of parameters that share one, the first of them.
+int32_t storage_of(const Graph& graph, int32_t node);
+
+/// " file.cpp:41", or nothing.
+std::string source_line(const Loc& loc);
+
 /// Text that `parse_graph` reads back; each line ends with the op's source line.
 std::string to_string(const Graph& graph);
 /// Throws Error with the line number if the text is not a graph.

@@ -92,6 +92,8 @@ class Lowering {
 
   void start_gemm() {
     const int32_t product = d_.nodes[0];
+    region().op = node(product).op;
+    region().attrs = node(product).attrs;
     add_operand(place_of(node(product).inputs[0]), false, false);
     add_operand(place_of(node(product).inputs[1]), false, false);
     // The product is formed in its own buffer, or in that of a result which takes its place.

@@ -270,12 +270,6 @@ std::vector<int32_t> Plan::nodes_of(const Step& step) const {
   return nodes;
 }
 
-std::string source_line(const Loc& loc) {
-  if (!loc.line()) return "";
-  const std::string_view file = loc.file_name();
-  return fmt::format(" {}:{}", file.substr(file.rfind('/') + 1), loc.line());
-}
-
 std::string Plan::describe(const Step& step) const {
   const RegionKind kind = lowered_[static_cast<size_t>(step.members[0])].region.kind;
   std::string text(name_of(kind));
@@ -289,6 +283,7 @@ std::string Plan::explain() const {
   std::string text =
       fmt::format("{} kernels, arena {} bytes (at least {} alive at once)\n", steps_.size(), arena_, live_);
   for (size_t s = 0; s < steps_.size(); ++s) text += fmt::format("  [{}] {}\n", s, describe(steps_[s]));
+  for (const std::string& note : graph_.notes) text += "  " + note + "\n";
   for (int32_t i = 0; i < graph_.size(); ++i)
     if (homes_.filled[static_cast<size_t>(i)])
       text += fmt::format("  filled in place: %{} concat{}\n", i, source_line(graph_[i].loc));

@@ -12,9 +12,6 @@
 
 namespace rp {
 
-/// " file.cpp:41", or nothing.
-std::string source_line(const Loc& loc);
-
 class Plan final : public Executable {
  public:
   /// `fuse` false makes every op a kernel of its own.

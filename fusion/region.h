@@ -76,8 +76,8 @@ struct Region {
   std::vector<Stage> stages;
   std::vector<DType> row_temps, full_temps;
   int scalars = 0;
-  // gemm: operands 0, 1 and 2 are A, B and C; the stage is the epilogue. kernel: the op and its inputs, then the
-  // output.
+  // gemm: the op; operands 0, 1 and 2 are A, B and C; the stage is the epilogue. kernel: the op and its inputs, then
+  // the output.
   const Op* op = nullptr;
   Attrs attrs{};
   Scalars scalar_values{};  // kernel: how many; the values come at run time

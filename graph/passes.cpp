@@ -7,6 +7,7 @@
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
 #include "reprise/core/switches.h"
+#include "reprise/graph/batch.h"
 
 namespace rp {
 namespace {
@@ -81,7 +82,9 @@ Graph reassociate(const Graph& g) {
 Graph reassociate(const Graph& g) { return g; }
 #endif
 
-constexpr Pass all_passes[] = {{"dead", drop_dead_code}, {"fold", fold}};
+Graph batch(const Graph& g) { return batch_products(chain_products(g)); }
+
+constexpr Pass all_passes[] = {{"dead", drop_dead_code}, {"fold", fold}, {"batch", batch}};
 
 }  // namespace
 

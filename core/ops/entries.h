@@ -14,6 +14,7 @@ extern const Op full_op, cast_op, copy_op, add_op, mul_op;
 extern const Op sum_op, max_op, min_op;
 // contraction: inputs a [batch..., m, k] and b [batch..., k, n] of equal batch axes and dtype, any strides
 extern const Op matmul_op;
+extern const Op segmented_matmul_op;  // SegmentAttrs: the product of each segment of k, added up in their order
 
 // Kernels. Inputs are contiguous; the output is contiguous and does not overlap them.
 extern const Op argmax_op, argmin_op;           // ArgAttrs: x -> i64
