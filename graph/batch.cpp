@@ -87,8 +87,10 @@ class Batcher {
     if (n.op != &matmul_op || n.own || n.layout->rank() != 2) return false;
     const int64_t rows = n.layout->shape()[0], columns = n.layout->shape()[1];
     return rows > 0 && rows <= few_rows && columns >= min_columns && g_[n.inputs[0]].layout->shape()[1] > 0 &&
-           std::find(fixed_.begin(), fixed_.end(), i) == fixed_.end();
+           !is_fixed(i);
   }
+
+  bool is_fixed(int32_t i) const { return std::find(fixed_.begin(), fixed_.end(), i) != fixed_.end(); }
 
   // Walks the nodes once. A product joins a group of its kind that nothing it depends on depends on.
   void find_groups() {
@@ -219,7 +221,8 @@ class Batcher {
     if (is_batched(i)) return emit_group(groups_[at(group_[at(i)])]);
     Node n = g_[i];
     for (int32_t& in : n.inputs) in = map_[at(in)];
-    map_[at(i)] = builder_.add(std::move(n));
+    const bool rows = n.op == &concat_op && !n.attrs.as<AxisAttrs>().axis && !n.own && !is_fixed(i);
+    map_[at(i)] = rows ? concat_of(builder_, n.inputs, 0, n.loc) : builder_.add(std::move(n));
   }
 
   void emit_group(const Group& group) {
