@@ -1,6 +1,7 @@
 // Finding the kernel and the op whose own computation differs from eager.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
@@ -10,6 +11,17 @@
 
 namespace rp {
 namespace {
+
+// While a capture is armed, what runs here is no part of it.
+class Unrecorded {
+ public:
+  Unrecorded() = default;
+  Unrecorded(const Unrecorded&) = delete;
+  ~Unrecorded() { thread_state.recorder = before_; }
+
+ private:
+  Recorder* before_ = std::exchange(thread_state.recorder, nullptr);
+};
 
 // Copies of the inputs' storages, so that nothing of the caller's is touched.
 class PrivateInputs {
@@ -106,6 +118,7 @@ bool differs(const Tensor& expected, const std::byte* data, const Layout* layout
 
 // Runs kernel by kernel, so that the first whose results differ from the reference had right operands.
 std::optional<std::string> Plan::first_difference(const Frame& frame) const {
+  const Unrecorded unrecorded;
   const PrivateInputs for_reference(graph_, frame), inputs(graph_, frame);
   const std::vector<Tensor> expected = reference_values(graph_, for_reference, frame.scalars);
   std::vector<std::byte> memory(arena_ + 64);
