@@ -15,6 +15,8 @@ namespace rp {
 namespace {
 
 constexpr int64_t few_rows = 96;        // a product of more rows is as fast alone
+constexpr int64_t half_filled = 12;     // so few that two products together are faster than one after the other
+constexpr size_t min_products = 4;      // of more rows: fewer do not repay a concatenation and lost epilogues
 constexpr int64_t min_columns = 16;     // fewer do not repay the concatenation of the left operands
 constexpr size_t max_bytes = 16 << 20;  // of a result, which lives until its last rows have been read
 
@@ -53,7 +55,7 @@ class Batcher {
 
   Graph run() {
     find_groups();
-    if (std::none_of(groups_.begin(), groups_.end(), [](const Group& x) { return x.products.size() > 1; })) return g_;
+    if (std::none_of(groups_.begin(), groups_.end(), [&](const Group& x) { return pays(x); })) return g_;
     find_concats();
     return rebuild();
   }
@@ -124,6 +126,11 @@ class Batcher {
     }
   }
 
+  bool pays(const Group& x) const {
+    const int64_t rows = g_[x.products[0]].layout->shape()[0];
+    return x.products.size() >= (rows <= half_filled ? 2 : min_products);
+  }
+
   bool has_room(size_t group) const {
     const Group& x = groups_[group];
     return (x.products.size() + 1) * g_[x.products[0]].layout->bytes() <= max_bytes;
@@ -154,7 +161,7 @@ class Batcher {
       for (size_t k = 0; k < n.inputs.size(); ++k) index.emplace(n.inputs[k], k);
       if (index.size() != n.inputs.size()) continue;
       for (size_t x = 0; x < groups_.size(); ++x)
-        if (groups_[x].products.size() > 1 && groups_[x].concat < 0) try_concat(x, c, index);
+        if (pays(groups_[x]) && groups_[x].concat < 0) try_concat(x, c, index);
     }
   }
 
@@ -187,7 +194,7 @@ class Batcher {
     return builder_.take(g_, map_);
   }
 
-  bool is_batched(int32_t i) const { return group_[at(i)] >= 0 && groups_[at(group_[at(i)])].products.size() > 1; }
+  bool is_batched(int32_t i) const { return group_[at(i)] >= 0 && pays(groups_[at(group_[at(i)])]); }
 
   // The first of what node i waits for that has not been emitted, or -1.
   int32_t missing(int32_t i) const {
