@@ -2,6 +2,8 @@
 #include <fmt/core.h>
 
 #include "reprise/bench/cases.h"
+#include "reprise/core/ops/attrs.h"
+#include "reprise/core/ops/entries.h"
 #include "reprise/reprise.h"
 
 namespace bench {
@@ -64,7 +66,7 @@ void add_rows(std::vector<Case>& cases) {
 }
 
 void add_products(std::vector<Case>& cases) {
-  constexpr int64_t sizes[][3] = {{1, 128, 512}, {32, 128, 512}, {128, 784, 512}, {512, 512, 512}};
+  constexpr int64_t sizes[][3] = {{1, 128, 512}, {32, 128, 512}, {128, 784, 512}, {512, 512, 512}, {256, 1024, 256}};
   for (const auto& [m, k, n] : sizes) {
     const auto make = [m = m, k = k, n = n]() -> std::function<void()> {
       Tensor a = rp::uniform({m, k}, -1, 1), b = rp::uniform({k, n}, -1, 1);
@@ -77,6 +79,29 @@ void add_products(std::vector<Case>& cases) {
   }
 }
 
+/// What a loop of 32 steps adds up for a weight's gradient, as one product and, for comparison, in steps: the first
+/// belongs beside the plain product of the same size.
+void add_sums_of_products(std::vector<Case>& cases) {
+  constexpr int64_t m = 256, k = 1024, n = 256, steps = 32;
+  const auto segmented = [](const rp::Tensors& in) {
+    const Tensor a = in[0].transpose();
+    const Tensor* inputs[] = {&a, &in[1]};
+    return rp::apply({.op = &rp::segmented_matmul_op, .inputs = inputs, .attrs = rp::SegmentAttrs{k / steps}});
+  };
+  const auto in_steps = [](const rp::Tensors& in) {
+    Tensor sum;
+    for (int64_t t = 0; t < k; t += k / steps) {
+      const auto rows = [&](size_t i) { return in[i].slice(0, t, t + k / steps); };
+      const Tensor product = rp::matmul(rows(0).transpose(), rows(1));
+      sum = t ? sum + product : product;
+    }
+    return sum;
+  };
+  constexpr double flops = 2.0 * static_cast<double>(m * k * n);
+  cases.push_back(paired("matmul/segmented", {Goal::Of::not_slower}, on_random({k, m}, 2, segmented), flops));
+  cases.push_back(paired("matmul/sum_of_32", {Goal::Of::faster}, on_random({k, m}, 2, in_steps), flops));
+}
+
 }  // namespace
 
 std::vector<Case> kernel_cases() {
@@ -84,6 +109,7 @@ std::vector<Case> kernel_cases() {
   add_chains(cases);
   add_rows(cases);
   add_products(cases);
+  add_sums_of_products(cases);
   return cases;
 }
 

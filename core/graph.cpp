@@ -21,6 +21,19 @@ int32_t base_of(const Graph& graph, int32_t node) {
   return node;
 }
 
+int32_t storage_of(const Graph& graph, int32_t node) {
+  const int32_t base = base_of(graph, node);
+  if (graph[base].op->kind != Kind::input) return base;
+  const auto k = std::find(graph.inputs.begin(), graph.inputs.end(), base) - graph.inputs.begin();
+  return graph.inputs[static_cast<size_t>(graph.aliases[static_cast<size_t>(k)])];
+}
+
+std::string source_line(const Loc& loc) {
+  if (!loc.line()) return "";
+  const std::string_view file = loc.file_name();
+  return fmt::format(" {}:{}", file.substr(file.rfind('/') + 1), loc.line());
+}
+
 namespace {
 
 // Nodes with run-time scalars are never shared by value, writes and inputs are events, not values.
@@ -107,6 +120,14 @@ int32_t GraphBuilder::add(Node node) {
   ++count_;
   graph_.nodes.push_back(std::move(node));
   return graph_.size() - 1;
+}
+
+Graph GraphBuilder::take(const Graph& original, const std::vector<int32_t>& map) {
+  graph_.parameters = original.parameters;
+  for (int32_t i : original.outputs) graph_.outputs.push_back(map[static_cast<size_t>(i)]);
+  for (int32_t i : original.writes) graph_.writes.push_back(map[static_cast<size_t>(i)]);
+  graph_.notes.insert(graph_.notes.begin(), original.notes.begin(), original.notes.end());
+  return std::move(graph_);
 }
 
 void GraphBuilder::grow() {

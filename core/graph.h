@@ -31,11 +31,12 @@ struct Node {
 
 struct Graph {
   std::vector<Node> nodes;
-  std::vector<int32_t> inputs;   // nodes of op `input`, in the order of the graph's parameters
-  std::vector<int32_t> aliases;  // per input: the first input that shares its storage
-  std::vector<int32_t> outputs;  // values the caller wants
-  std::vector<int32_t> writes;   // the last write of every input storage that is written
-  int32_t parameters = 0;        // run-time scalars
+  std::vector<int32_t> inputs;       // nodes of op `input`, in the order of the graph's parameters
+  std::vector<int32_t> aliases;      // per input: the first input that shares its storage
+  std::vector<int32_t> outputs;      // values the caller wants
+  std::vector<int32_t> writes;       // the last write of every input storage that is written
+  int32_t parameters = 0;            // run-time scalars
+  std::vector<std::string> notes{};  // what passes have done, for reports
 
   const Node& operator[](int32_t i) const { return nodes[static_cast<size_t>(i)]; }
   int32_t size() const { return static_cast<int32_t>(nodes.size()); }
@@ -53,6 +54,11 @@ const Graph* intern(Graph graph);
 /// The parameters that are a random position's low word; its high word is the next parameter. Those of the bodies of
 /// control ops included.
 std::vector<int32_t> random_positions(const Graph& graph);
+/// The storage that a node's value lies in: its base, or, of parameters that share one, the first of them.
+int32_t storage_of(const Graph& graph, int32_t node);
+
+/// " file.cpp:41", or nothing.
+std::string source_line(const Loc& loc);
 
 /// Text that `parse_graph` reads back; each line ends with the op's source line.
 std::string to_string(const Graph& graph);
@@ -74,6 +80,8 @@ class GraphBuilder {
   int32_t add(Node node);
   Graph& graph() { return graph_; }
   Graph take() { return std::move(graph_); }
+  /// Takes the graph as a new form of `original`, whose node i has become `map[i]`.
+  Graph take(const Graph& original, const std::vector<int32_t>& map);
 
  private:
   Graph graph_;

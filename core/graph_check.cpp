@@ -36,6 +36,10 @@ bool fits(const Field& f, const Node& n, const Layouts& in) {
     const auto& s = n.attrs.as<SliceAttrs>();
     return within(s.axis, *in[0]) && s.length >= 0 && s.step > 0;
   }
+  if (name == "segment") {
+    const int64_t segment = n.attrs.as<SegmentAttrs>().segment;
+    return segment > 0 && in[0]->rank() && in[0]->shape().back() % segment == 0;
+  }
   if (name == "axes") return n.attrs.as<ReduceAttrs>().axes >> in[0]->rank() == 0;
   if (name != "axis") return true;
   const bool scatter = n.op == &index_add_op || n.op == &scatter_add_op;

@@ -10,7 +10,6 @@
 #include "reprise/core/ops/entries.h"
 #include "reprise/fusion/plan.h"
 #include "reprise/graph/control_run.h"
-#include "reprise/graph/hoist.h"
 #include "reprise/graph/passes.h"
 
 namespace rp {
@@ -71,7 +70,7 @@ class ScanKernel final : public RegionKernel {
   void run(const RegionCall& call) const override;
   std::string form() const override { return fmt::format("{} steps", a_.length); }
   size_t scratch_bytes() const override { return scratch_; }
-  std::string body() const override { return hoisted_from(a_.other) + plan_->explain(); }
+  std::string body() const override { return plan_->explain(); }
 
  private:
   // One value that a step computes, and what it is.

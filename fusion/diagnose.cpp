@@ -1,6 +1,7 @@
 // Finding the kernel and the op whose own computation differs from eager.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
@@ -11,6 +12,17 @@
 
 namespace rp {
 namespace {
+
+// While a capture is armed, what runs here is no part of it.
+class Unrecorded {
+ public:
+  Unrecorded() = default;
+  Unrecorded(const Unrecorded&) = delete;
+  ~Unrecorded() { thread_state.recorder = before_; }
+
+ private:
+  Recorder* before_ = std::exchange(thread_state.recorder, nullptr);
+};
 
 // Copies of the inputs' storages, so that nothing of the caller's is touched.
 class PrivateInputs {
@@ -91,6 +103,7 @@ bool differs(const Tensor& expected, const std::byte* data, const Layout* layout
 
 // Runs kernel by kernel, so that the first whose results differ from the reference had right operands.
 std::optional<std::string> Plan::first_difference(const Frame& frame) const {
+  const Unrecorded unrecorded;
   const PrivateInputs for_reference(graph_, frame), inputs(graph_, frame);
   const std::vector<Tensor> expected = reference_values(graph_, for_reference, frame.scalars);
   std::vector<std::byte> memory(arena_ + 64);
@@ -114,8 +127,8 @@ int32_t Plan::first_wrong_op(int member, const Frame& frame, std::byte* arena,
   const Draft& draft = partition_.drafts[static_cast<size_t>(member)];
   std::vector<bool> stored = stored_;
   for (int32_t i : draft.nodes) stored[static_cast<size_t>(i)] = graph_[i].op->kind != Kind::write;
-  std::optional<Lowered> all = lower(graph_, draft, stored);
-  if (!all) all = lower(graph_, draft, stored_);  // too many values to see them all
+  std::optional<Lowered> all = lower(graph_, draft, stored, homes_);
+  if (!all) all = lower(graph_, draft, stored_, homes_);  // too many values to see them all
   Tensors results;
   std::vector<std::byte*> pointers;
   std::vector<std::pair<int32_t, size_t>> written;  // (node, operand)
@@ -126,18 +139,16 @@ int32_t Plan::first_wrong_op(int member, const Frame& frame, std::byte* arena,
       continue;
     }
     // Results go to memory of their own: the operands must last until the region itself runs.
-    const bool seen = std::any_of(written.begin(), written.end(),
-                                  [&](const auto& w) { return all->operands[w.second].base == place.base; });
-    if (seen && graph_[place.base].op->kind != Kind::input) {
-      pointers.push_back(pointers[std::find_if(written.begin(), written.end(), [&](const auto& w) {
-                                    return all->operands[w.second].base == place.base;
-                                  })->second]);
+    const auto seen = std::find_if(written.begin(), written.end(),
+                                   [&](const auto& w) { return all->operands[w.second].same_elements(place); });
+    if (seen != written.end() && graph_[place.base].op->kind != Kind::input) {
+      pointers.push_back(pointers[seen->second]);
       continue;
     }
     results.push_back(allocate(intern({place.layout->dtype(), {extent_of(*place.layout)}, {}})));
     pointers.push_back(results.back().bytes());
     for (int32_t i : draft.nodes)
-      if (graph_[i].op->kind == Kind::write ? place_of(graph_, i) == place : i == place.base) written.push_back({i, k});
+      if (homes_.place_of(graph_, i) == place) written.push_back({i, k});
   }
   std::vector<uint64_t> scalars;
   for (const ScalarSource& s : all->scalars) scalars.push_back(s.parameter >= 0 ? frame.scalars[s.parameter] : s.bits);

@@ -22,11 +22,7 @@ class Legalizer {
 
   Graph run() {
     for (int32_t i = 0; i < g_.size(); ++i) map_.push_back(rebuild(i));
-    Graph& out = builder_.graph();
-    out.parameters = g_.parameters;
-    for (int32_t i : g_.outputs) out.outputs.push_back(map_[static_cast<size_t>(i)]);
-    for (int32_t i : g_.writes) out.writes.push_back(map_[static_cast<size_t>(i)]);
-    return builder_.take();
+    return builder_.take(g_, map_);
   }
 
  private:

@@ -23,11 +23,12 @@ struct Work {
 
 class Lowering {
  public:
-  Lowering(const Graph& g, const Draft& d, const std::vector<bool>& stored) : g_(g), d_(d), stored_(stored) {}
+  Lowering(const Graph& g, const Draft& d, const std::vector<bool>& stored, const Homes& homes)
+      : g_(g), d_(d), stored_(stored), homes_(homes) {}
 
   std::optional<Lowered> run() {
     region().kind = d_.kind;
-    if (d_.kind == RegionKind::kernel || d_.kind == RegionKind::control) return kernel();
+    if (apart_) return kernel();
     if (d_.nodes.size() == 1 && is_strided_copy(d_.nodes[0])) return copy(d_.nodes[0]);
     if (d_.kind == RegionKind::gemm) start_gemm();
     assign_stages();
@@ -42,6 +43,7 @@ class Lowering {
   Region& region() { return out_.region; }
   const Node& node(int32_t i) const { return g_[i]; }
   bool inside(int32_t i) const { return std::binary_search(d_.nodes.begin(), d_.nodes.end(), i); }
+  Place place_of(int32_t i) const { return homes_.place_of(g_, i); }
   bool full(int32_t i) const { return node(i).op->kind != Kind::reduce && is_full(g_, d_, i); }
 
   // ---- regions without programs ----
@@ -50,11 +52,11 @@ class Lowering {
     const int32_t i = d_.nodes[0];
     region().op = node(i).op;
     region().attrs = node(i).attrs;
-    for (int32_t in : node(i).inputs) add_operand(place_of(g_, in), false, false);
-    if (d_.kind == RegionKind::kernel) add_operand(place_of(g_, i), true, false);
+    for (int32_t in : node(i).inputs) add_operand(place_of(in), false, false);
+    if (d_.kind == RegionKind::kernel) add_operand(place_of(i), true, false);
     for (size_t k = 1; k < d_.nodes.size(); ++k) {  // of a control op
       region().results.push_back(static_cast<int32_t>(node(d_.nodes[k]).attrs.as<ResultAttrs>().index));
-      add_operand(place_of(g_, d_.nodes[k]), true, false);
+      add_operand(place_of(d_.nodes[k]), true, false);
     }
     for (const ScalarSource& s : node(i).scalars) out_.scalars.push_back(s);
     region().scalars = static_cast<int>(out_.scalars.size());
@@ -66,14 +68,14 @@ class Lowering {
     const Node& n = node(i);
     if (n.op != &copy_op && n.op->kind != Kind::write) return false;
     const int32_t from = n.op->kind == Kind::write ? n.inputs[1] : n.inputs[0];
-    return !make_nest(RegionKind::map, n.layout->shape(), 0, {node(from).layout->strides, n.layout->strides});
+    return !make_nest(RegionKind::map, n.layout->shape(), 0, {node(from).layout->strides, place_of(i).layout->strides});
   }
 
   std::optional<Lowered> copy(int32_t i) {
     const Node& n = node(i);
     region().kind = RegionKind::copy;
-    add_operand(place_of(g_, n.op->kind == Kind::write ? n.inputs[1] : n.inputs[0]), false, false);
-    add_operand(place_of(g_, i), true, false);
+    add_operand(place_of(n.op->kind == Kind::write ? n.inputs[1] : n.inputs[0]), false, false);
+    add_operand(place_of(i), true, false);
     return std::move(out_);
   }
 
@@ -82,7 +84,7 @@ class Lowering {
   int add_operand(const Place& place, bool written, bool per_row) {
     for (size_t k = 0; k < out_.operands.size(); ++k) {
       RegionOperand& o = region().operands[k];
-      if (out_.operands[k] == place && o.written == written && o.per_row == per_row && !region().op &&
+      if (out_.operands[k] == place && o.written == written && o.per_row == per_row && !apart_ &&
           !(d_.kind == RegionKind::gemm && k < 3))
         return static_cast<int>(k);
     }
@@ -93,14 +95,16 @@ class Lowering {
 
   void start_gemm() {
     const int32_t product = d_.nodes[0];
-    add_operand(place_of(g_, node(product).inputs[0]), false, false);
-    add_operand(place_of(g_, node(product).inputs[1]), false, false);
+    region().op = node(product).op;
+    region().attrs = node(product).attrs;
+    add_operand(place_of(node(product).inputs[0]), false, false);
+    add_operand(place_of(node(product).inputs[1]), false, false);
     // The product is formed in its own buffer, or in that of a result which takes its place.
     int32_t home = product;
     if (!stored_[static_cast<size_t>(product)])
       for (int32_t i : d_.nodes)
         if (stored_[static_cast<size_t>(i)] && node(i).layout == node(product).layout) home = i;
-    add_operand(place_of(g_, home), true, false);
+    add_operand(place_of(home), true, false);
   }
 
   // ---- stages ----
@@ -139,7 +143,7 @@ class Lowering {
       if (reduces)
         accumulate(w, i);
       else if (node(i).op->kind == Kind::write)
-        store(w, read(w, node(i).inputs[1], full_stage), place_of(g_, i), false);
+        store(w, read(w, node(i).inputs[1], full_stage), place_of(i), false);
       else
         compute(w, i, full_stage);
     }
@@ -147,7 +151,7 @@ class Lowering {
     if (!full_stage)
       for (int32_t i : d_.nodes)
         if (node(i).op->kind == Kind::reduce && stage_[i] == s && stored_[static_cast<size_t>(i)]) {
-          store(w, row_value(w, i), place_of(g_, i), true);
+          store(w, row_value(w, i), place_of(i), true);
           any = true;
         }
     if (!any) return;
@@ -169,7 +173,7 @@ class Lowering {
     if (operands.empty()) return;
     const Value result = n.op->meaning(operands, n.attrs, type_of(n.layout->dtype()));
     w.values[i] = result;
-    if (stored_[static_cast<size_t>(i)]) store(w, result, place_of(g_, i), d_.reduced && !full_stage);
+    if (stored_[static_cast<size_t>(i)]) store(w, result, place_of(i), d_.reduced && !full_stage);
     if (used_later(i, full_stage)) keep(w, i, result, full_stage);
   }
 
@@ -238,7 +242,7 @@ class Lowering {
       return w.values[p] =
                  load(w, slot(w, SlotKind::full_temp, index, node(p).layout->dtype(), Access::contiguous, false));
     }
-    return load(w, operand_slot(w, add_operand(place_of(g_, in), false, d_.reduced && !full_stage), false));
+    return load(w, operand_slot(w, add_operand(place_of(in), false, d_.reduced && !full_stage), false));
   }
 
   void store(Work& w, Value value, const Place& place, bool per_row) {
@@ -295,6 +299,7 @@ class Lowering {
       Strides s = packed_strides(d_.shape);
       if (!(d_.kind == RegionKind::gemm && strides.size() < 2) && !full_strides(d_, *o.layout, o.per_row, s))
         return false;
+      if (d_.kind == RegionKind::gemm && strides.size() >= 2 && d_.shape.back() > 1 && s.back() > 1) return false;
       strides.push_back(s);
     }
     std::optional<Nest> nest = d_.kind == RegionKind::gemm ? matrix_nest(d_.shape, strides)
@@ -306,6 +311,9 @@ class Lowering {
   const Graph& g_;
   const Draft& d_;
   const std::vector<bool>& stored_;
+  const Homes& homes_;
+  const bool apart_ =
+      d_.kind == RegionKind::kernel || d_.kind == RegionKind::control;  // operands stand in the op's order
   Lowered out_;
   std::map<int32_t, int> stage_, temp_;
   int last_stage_ = 0;
@@ -314,8 +322,9 @@ class Lowering {
 
 }  // namespace
 
-std::optional<Lowered> lower(const Graph& graph, const Draft& draft, const std::vector<bool>& stored) {
-  return Lowering(graph, draft, stored).run();
+std::optional<Lowered> lower(const Graph& graph, const Draft& draft, const std::vector<bool>& stored,
+                             const Homes& homes) {
+  return Lowering(graph, draft, stored, homes).run();
 }
 
 }  // namespace rp

@@ -1,8 +1,7 @@
 #pragma once
 #include <optional>
 
-#include "reprise/fusion/partition.h"
-#include "reprise/fusion/place.h"
+#include "reprise/fusion/homes.h"
 
 namespace rp {
 
@@ -15,6 +14,7 @@ struct Lowered {
 
 /// Turns a draft into a region. `stored[i]` says that node i's elements are needed outside the draft. No value if the
 /// draft has more operands than a program can take; then it must be split.
-std::optional<Lowered> lower(const Graph& graph, const Draft& draft, const std::vector<bool>& stored);
+std::optional<Lowered> lower(const Graph& graph, const Draft& draft, const std::vector<bool>& stored,
+                             const Homes& homes);
 
 }  // namespace rp

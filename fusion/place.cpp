@@ -37,10 +37,4 @@ int32_t producer_of(const Graph& g, int32_t node) {
   }
 }
 
-int32_t storage_of(const Graph& g, int32_t base) {
-  if (g[base].op->kind != Kind::input) return base;
-  const auto k = std::find(g.inputs.begin(), g.inputs.end(), base) - g.inputs.begin();
-  return g.inputs[static_cast<size_t>(g.aliases[static_cast<size_t>(k)])];
-}
-
 }  // namespace rp

@@ -32,7 +32,4 @@ Place place_of(const Graph& graph, int32_t node);
 /// after; -1 for inputs that nothing has written.
 int32_t producer_of(const Graph& graph, int32_t node);
 
-/// Which storage a base stands for: inputs that share one have the same.
-int32_t storage_of(const Graph& graph, int32_t base);
-
 }  // namespace rp

@@ -48,7 +48,10 @@ class Arena {
 }  // namespace
 
 Plan::Plan(Graph graph, Device device, bool fuse)
-    : graph_(legalize(graph)), device_(device), fuse_(fuse), backend_(&engine.backend(device)) {
+    : graph_(with_copies_for_concats(legalize(graph))),
+      device_(device),
+      fuse_(fuse),
+      backend_(&engine.backend(device)) {
 #ifndef NDEBUG
   verify(graph_, "legalize");
 #endif
@@ -80,24 +83,55 @@ void Plan::find_stored() {
 }
 
 void Plan::lower_drafts() {
-  std::vector<Draft> drafts = std::move(partition_.drafts);
-  partition_.drafts.clear();
-  for (Draft& d : drafts) {
-    if (std::optional<Lowered> one = lower(graph_, d, stored_)) {
-      lowered_.push_back(std::move(*one));
-      partition_.drafts.push_back(std::move(d));
-      continue;
-    }
-    // More operands than a program takes: every node becomes a region of its own.
-    if (d.nodes.size() == 1) fail("fusion: {} has too many operands", graph_[d.nodes[0]].op->name);
-    for (int32_t i : d.nodes) stored_[static_cast<size_t>(i)] = graph_[i].op->kind != Kind::write;
-    for (Draft& single : separate(graph_, d)) {
-      lowered_.push_back(*lower(graph_, single, stored_));
-      partition_.drafts.push_back(std::move(single));
-    }
-  }
+  const std::vector<Draft> drafts = std::move(partition_.drafts);
+  const std::vector<bool> stored = stored_;
+  std::vector<bool> whole(graph_.nodes.size());  // concats that must run as kernels
+  do {
+    stored_ = stored;
+    lowered_.clear();
+    partition_.drafts.clear();
+    homes_ = find_homes(graph_, drafts, whole);
+  } while (!lower_all(drafts, whole));
   for (size_t d = 0; d < partition_.drafts.size(); ++d)
     for (int32_t i : partition_.drafts[d].nodes) draft_of_[static_cast<size_t>(i)] = static_cast<int>(d);
+}
+
+// False, with more concats in `whole`, if a draft's loops cannot step through the places that concats gave its values.
+bool Plan::lower_all(const std::vector<Draft>& drafts, std::vector<bool>& whole) {
+  for (const Draft& d : drafts) {
+    if (homes_.filled[static_cast<size_t>(d.nodes[0])]) continue;
+    if (std::optional<Lowered> one = lower(graph_, d, stored_, homes_)) {
+      lowered_.push_back(std::move(*one));
+      partition_.drafts.push_back(d);
+      continue;
+    }
+    bool placed = false;
+    for (int32_t i : d.nodes)
+      if (const int32_t concat = strided_home(graph_, homes_, i); concat >= 0) {
+        whole[static_cast<size_t>(concat)] = true;
+        placed = true;
+      }
+    if (placed) return false;
+    lower_apart(d);
+  }
+  return true;
+}
+
+// More operands than a program takes: every node becomes a region of its own.
+void Plan::lower_apart(const Draft& draft) {
+  if (draft.nodes.size() == 1) fail("fusion: {} has too many operands", graph_[draft.nodes[0]].op->name);
+  for (int32_t i : draft.nodes) stored_[static_cast<size_t>(i)] = graph_[i].op->kind != Kind::write;
+  for (Draft& single : separate(graph_, draft)) {
+    lowered_.push_back(*lower(graph_, single, stored_, homes_));
+    partition_.drafts.push_back(std::move(single));
+  }
+}
+
+// Whether two places may have elements in common.
+bool Plan::overlap(const Place& a, const Place& b) const {
+  if (a.base != b.base || !a.terms.empty() || !b.terms.empty())
+    return storage_of(graph_, a.base) == storage_of(graph_, b.base);
+  return a.offset < b.offset + extent_of(*b.layout) && b.offset < a.offset + extent_of(*a.layout);
 }
 
 // Independent neighbours that run the same program over different tensors (optimiser updates) become one step.
@@ -109,8 +143,7 @@ void Plan::group_updates() {
   const auto touches = [&](const Lowered& a, const Lowered& b) {
     for (size_t x = 0; x < a.operands.size(); ++x)
       for (size_t y = 0; y < b.operands.size(); ++y)
-        if ((a.region.operands[x].written || b.region.operands[y].written) &&
-            storage_of(graph_, a.operands[x].base) == storage_of(graph_, b.operands[y].base))
+        if ((a.region.operands[x].written || b.region.operands[y].written) && overlap(a.operands[x], b.operands[y]))
           return true;
     return false;
   };
@@ -263,12 +296,6 @@ std::vector<int32_t> Plan::nodes_of(const Step& step) const {
   return nodes;
 }
 
-std::string source_line(const Loc& loc) {
-  if (!loc.line()) return "";
-  const std::string_view file = loc.file_name();
-  return fmt::format(" {}:{}", file.substr(file.rfind('/') + 1), loc.line());
-}
-
 std::string Plan::describe(const Step& step) const {
   const RegionKind kind = lowered_[static_cast<size_t>(step.members[0])].region.kind;
   std::string text(name_of(kind));
@@ -286,6 +313,10 @@ std::string Plan::explain() const {
     std::istringstream body(steps_[s].kernel->body());
     for (std::string line; std::getline(body, line);) text += fmt::format("      {}\n", line);
   }
+  for (const std::string& note : graph_.notes) text += "  " + note + "\n";
+  for (int32_t i = 0; i < graph_.size(); ++i)
+    if (homes_.filled[static_cast<size_t>(i)])
+      text += fmt::format("  filled in place: %{} concat{}\n", i, source_line(graph_[i].loc));
   for (const Refusal& r : partition_.refusals)
     text += fmt::format("  not fused: %{} {}{} with %{} {}{}: {}\n", r.producer, graph_[r.producer].op->name,
                         source_line(graph_[r.producer].loc), r.consumer, graph_[r.consumer].op->name,

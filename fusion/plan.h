@@ -12,9 +12,6 @@
 
 namespace rp {
 
-/// " file.cpp:41", or nothing.
-std::string source_line(const Loc& loc);
-
 class Plan final : public Executable {
  public:
   /// `fuse` false makes every op a kernel of its own.
@@ -73,6 +70,9 @@ class Plan final : public Executable {
   void lower_drafts();
   void compile_steps();
   std::unique_ptr<RegionKernel> compile_kernel(const Region& region) const;
+  bool lower_all(const std::vector<Draft>& drafts, std::vector<bool>& whole);
+  void lower_apart(const Draft& draft);
+  bool overlap(const Place& a, const Place& b) const;
   void group_updates();
   void lay_out();
   void bind();
@@ -84,6 +84,7 @@ class Plan final : public Executable {
   Partition partition_;
   std::vector<bool> stored_;
   std::vector<int> draft_of_;
+  Homes homes_;
   std::vector<Lowered> lowered_;
   std::vector<Step> steps_;
   std::vector<Operand> operands_;

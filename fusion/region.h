@@ -77,8 +77,8 @@ struct Region {
   std::vector<Stage> stages;
   std::vector<DType> row_temps, full_temps;
   int scalars = 0;
-  // gemm: operands 0, 1 and 2 are A, B and C; the stage is the epilogue. kernel: the op and its inputs, then the
-  // output. control: likewise, the outputs being those in `results`.
+  // gemm: the op; operands 0, 1 and 2 are A, B and C; the stage is the epilogue. kernel: the op and its inputs, then
+  // the output. control: likewise, the outputs being those in `results`.
   const Op* op = nullptr;
   Attrs attrs{};
   std::vector<int32_t> results;

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <map>
-#include <mutex>
-#include <numeric>
 #include <optional>
 #include <tuple>
 
@@ -46,7 +44,6 @@ class Hoister {
     make_body();
     return std::move(h_);
   }
-  std::string notes() const { return notes_; }
 
  private:
   bool invariant(int32_t i) const { return invariant_[static_cast<size_t>(i)]; }
@@ -77,8 +74,7 @@ class Hoister {
   }
 
   void note(const char* what, const Node& n) {
-    const std::string_view file = n.loc.file_name();
-    notes_ += fmt::format("{}: {} {}:{}\n", what, n.op->name, file.substr(file.rfind('/') + 1), n.loc.line());
+    notes_.push_back(fmt::format("{}: {}{}", what, n.op->name, source_line(n.loc)));
   }
 
   // The invariant values that the loop needs, and a graph that makes them.
@@ -194,7 +190,7 @@ class Hoister {
   };
   std::map<int32_t, Member> member_;
   std::vector<int64_t> columns_;  // of each merged product
-  std::string notes_;
+  std::vector<std::string> notes_;
 };
 
 // A member of a merged product: columns of the one product.
@@ -270,27 +266,14 @@ void Hoister::make_body() {
     b.graph().outputs.push_back(node);
   }
   b.graph().parameters = static_cast<int32_t>(h_.parameters.size());
+  b.graph().notes = std::move(notes_);
   h_.body = intern(b.take());
-}
-
-std::mutex& notes_mutex() {
-  static std::mutex mutex;
-  return mutex;
-}
-std::map<const Graph*, std::string>& all_notes() {
-  static auto* notes = new std::map<const Graph*, std::string>;
-  return *notes;
 }
 
 const std::optional<Hoisted>& hoisted(const Graph* body, size_t carries, size_t inputs) {
   static thread_local std::map<std::tuple<const Graph*, size_t, size_t>, std::optional<Hoisted>> known;
   const auto [it, fresh] = known.try_emplace({body, carries, inputs});
-  if (fresh) {
-    Hoister hoister(*body, carries, inputs);
-    it->second = hoister.run();
-    std::lock_guard lock(notes_mutex());
-    if (it->second) all_notes()[it->second->body] += hoister.notes();
-  }
+  if (fresh) it->second = Hoister(*body, carries, inputs).run();
   return it->second;
 }
 
@@ -301,12 +284,6 @@ Scalars picked(const Scalars& all, const std::vector<int32_t>& which) {
 }
 
 }  // namespace
-
-std::string hoisted_from(const Graph* body) {
-  std::lock_guard lock(notes_mutex());
-  const auto it = all_notes().find(body);
-  return it == all_notes().end() ? "" : it->second;
-}
 
 ScanCall hoist(ScanCall call) {
   const std::optional<Hoisted>& h = hoisted(call.body, call.carry.size(), call.xs.size());

@@ -1,6 +1,4 @@
 #pragma once
-#include <string>
-
 #include "reprise/graph/control_call.h"
 
 namespace rp {
@@ -10,8 +8,5 @@ namespace rp {
 /// products of one value, which become one with the factors side by side. Each is exact, because every element of a
 /// product is summed in order whatever stands beside it.
 ScanCall hoist(ScanCall call);
-
-/// What was taken out of the loop of a body that `hoist` has made, a line each.
-std::string hoisted_from(const Graph* body);
 
 }  // namespace rp

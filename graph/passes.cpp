@@ -7,6 +7,7 @@
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
 #include "reprise/core/switches.h"
+#include "reprise/graph/batch.h"
 
 namespace rp {
 namespace {
@@ -30,11 +31,7 @@ Graph rebuilt(const Graph& g, const std::vector<bool>& keep, const Rewrite& rewr
     const int32_t other = rewrite(builder.graph(), n, i);
     map[static_cast<size_t>(i)] = other >= 0 ? other : builder.add(std::move(n));
   }
-  Graph& out = builder.graph();
-  out.parameters = g.parameters;
-  for (int32_t i : g.outputs) out.outputs.push_back(map[static_cast<size_t>(i)]);
-  for (int32_t i : g.writes) out.writes.push_back(map[static_cast<size_t>(i)]);
-  return builder.take();
+  return builder.take(g, map);
 }
 
 // Removes what no output and no write to an input needs.
@@ -85,7 +82,9 @@ Graph reassociate(const Graph& g) {
 Graph reassociate(const Graph& g) { return g; }
 #endif
 
-constexpr Pass all_passes[] = {{"dead", drop_dead_code}, {"fold", fold}};
+Graph batch(const Graph& g) { return batch_products(chain_products(g)); }
+
+constexpr Pass all_passes[] = {{"dead", drop_dead_code}, {"fold", fold}, {"batch", batch}};
 
 }  // namespace
 

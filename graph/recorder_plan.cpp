@@ -131,6 +131,7 @@ struct Copy {
   explicit Copy(Storage* s) : storage(s), bytes(s->data, s->data + s->bytes) {}
   void restore() const {
     if (!bytes.empty()) std::memcpy(storage->data, bytes.data(), bytes.size());
+    ++storage->content;
   }
 };
 

@@ -206,18 +206,46 @@ void custom(const Scope& scope, const Statement& s) {
   scope.put(s, f({*x}), fmt::format("CustomGradient(tanh(x) / 2{})({})", throws ? ", throws" : "", scope.name(*x)));
 }
 
+// A recurrent cell whose matrices are wide enough for products to be batched: its state, or a sum of products of it,
+// with things written or used halfway.
+void recurrence(const Scope& scope, const Statement& s) {
+  const Tensor* x = scope.pick(s.a, [&](const Tensor& t) {
+    return is_real(t) && t.rank() == 2 && t.numel() > 0 && scope.small(18 * (t.size(0) + t.size(1)));
+  });
+  if (!x) return scope.skip();
+  const int64_t k = x->size(1);
+  const Tensor* y =
+      scope.pick(s.b, [&](const Tensor& t) { return t.shape() == x->shape() && t.dtype() == x->dtype(); });
+  const Tensor w = rp::sin(rp::arange(k * 18, s.x).reshape({k, 18})).to(x->dtype());
+  const Tensor u = rp::cos(rp::arange(18 * 18, 1).reshape({18, 18})).to(x->dtype()) * 0.1;
+  Tensor h = rp::zeros({x->size(0), 18}, x->dtype()), total, early, column;
+  const int steps = 3 + wrap(s.n, 4), halfway = wrap(s.m, steps);
+  for (int t = 0; t < steps; ++t) {
+    const Tensor v = t % 2 ? *x * (t + 0.3) : *y - t * 0.7;
+    h = rp::tanh(rp::matmul(v, w) + rp::matmul(h, u));
+    const Tensor term = rp::matmul(v.transpose(), h), bias = rp::sum(h, {0});
+    total = t ? total + term : term;
+    column = t ? column + bias : bias;
+    if (t != halfway) continue;
+    early = s.c % 4 == 1 ? total : early;
+    if (s.c % 4 == 2) rp::mul_(w, 0.75);
+    if (s.c % 4 == 3) rp::mul_(v, 1.25);
+  }
+  if (early.defined()) total = total * early;
+  const Tensor result = wrap(s.d, 3) ? total + column : h;
+  scope.put(s, result,
+            fmt::format("recurrence({}, {}, {} steps, {} halfway at {}){}", scope.name(*x), scope.name(*y), steps,
+                        wrap(s.c, 4), halfway, wrap(s.d, 3) ? "" : ".h"));
+}
+
 }  // namespace
 
 std::span<const Action> control_actions() {
-  static constexpr Action list[] = {{"if_value", 5, if_value, true},
-                                    {"while_value", 2, while_value, true},
-                                    {"loop", 6, loop, true},
-                                    {"toggle", 4, toggle},
-                                    {"inspect", 1, inspect},
-                                    {"no_grad", 4, no_grad, true},
-                                    {"eagerly", 1, eagerly, true},
-                                    {"attempt", 3, attempt, true},
-                                    {"call", 10, call}};
+  static constexpr Action list[] = {{"if_value", 5, if_value, true}, {"while_value", 2, while_value, true},
+                                    {"loop", 6, loop, true},         {"recurrence", 6, recurrence},
+                                    {"toggle", 4, toggle},           {"inspect", 1, inspect},
+                                    {"no_grad", 4, no_grad, true},   {"eagerly", 1, eagerly, true},
+                                    {"attempt", 3, attempt, true},   {"call", 10, call}};
   return list;
 }
 

@@ -104,6 +104,7 @@ class Generator {
   void use_weights(Program& p) {
     Statement product{.action = action_named("matmul"), .b = registers, .d = registers - 1, .n = 1};
     p.functions[0].insert(p.functions[0].begin(), product);
+    p.functions[0].push_back(product);  // again, where no other statement replaces the result
     Statement change{.action = action_named("update"), .a = registers, .n = 0, .m = 3, .x = 0.01, .when = When::third};
     p.between.push_back(change);
   }

@@ -1,5 +1,6 @@
 #include "reprise/backends/cpu/gemm.h"
 
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cmath>
@@ -24,6 +25,16 @@ T multiply_add(T a, T b, T c) {
   } else {
     using U = std::make_unsigned_t<T>;
     return static_cast<T>(static_cast<U>(a) * static_cast<U>(b) + static_cast<U>(c));
+  }
+}
+
+template <class T>
+T plus(T a, T b) {
+  if constexpr (std::is_floating_point_v<T>) {
+    return a + b;
+  } else {
+    using U = std::make_unsigned_t<T>;
+    return static_cast<T>(static_cast<U>(a) + static_cast<U>(b));
   }
 }
 
@@ -68,11 +79,15 @@ struct Case {
     expected.assign(static_cast<size_t>(s.m * s.c_row + 1), T{77});
     for (int64_t i = 0; i < s.m; i++)
       for (int64_t j = 0; j < s.n; j++) {
-        T c = 0;
-        for (int64_t k = 0; k < s.k; k++)
+        T total = 0, c = 0;
+        for (int64_t k = 0; k < s.k; k++) {
           c = multiply_add(a[static_cast<size_t>(i * s.a_row + k * s.a_col)],
                            b[static_cast<size_t>(k * s.b_row + j * s.b_col)], c);
-        expected[static_cast<size_t>(i * s.c_row + j)] = c;
+          if (!s.segment || (k + 1) % s.segment) continue;
+          total = k < s.segment ? c : plus(total, c);
+          c = 0;
+        }
+        expected[static_cast<size_t>(i * s.c_row + j)] = s.segment ? total : c;
       }
   }
 
@@ -160,6 +175,44 @@ TEMPLATE_TEST_CASE("large and odd products on one to five threads", "[gemm]", fl
       for (int threads : {1, 2, 5}) {
         const Setting setting(threads, GemmForm::avx2);
         INFO(describe(c.s) << ", threads: " << threads);
+        CHECK(c.product_agrees());
+      }
+    }
+}
+
+TEMPLATE_TEST_CASE("segmented products equal the sum of their segments' products", "[gemm]", float, double, int32_t,
+                   int64_t) {
+  for (GemmForm form : {GemmForm::avx2, GemmForm::portable}) {
+    if (!set_gemm_form(form)) continue;
+    const Setting setting(1, form);
+    std::mt19937 random(15);
+    for (int round = 0; round < 600; round++) {
+      const auto extent = [&](int most) { return static_cast<int64_t>(1 + random() % most); };
+      const int64_t segment = extent(20);
+      Case<TestType> c(extent(40), extent(40), segment * extent(9), static_cast<int>(random() % 32), random);
+      c.s.segment = segment;
+      INFO(describe(c.s) << " segment " << segment);
+      if (!c.check()) REQUIRE(false);
+    }
+  }
+  set_gemm_form(GemmForm::avx2);
+}
+
+TEST_CASE("segments shorter and longer than a block of k, on one to five threads", "[gemm]") {
+  std::mt19937 random(16);
+  for (const auto& [m, n, segment, count] : {std::array<int64_t, 4>{256, 256, 32, 32},
+                                             {64, 300, 100, 9},
+                                             {1, 500, 64, 12},
+                                             {70, 90, 500, 3},
+                                             {3, 700, 1, 40},
+                                             {300, 1, 7, 90}})
+    for (int layout = 0; layout < 4; layout++) {
+      Case<float> c(m, n, segment * count, layout, random);
+      c.s.segment = segment;
+      c.compute();
+      for (int threads : {1, 2, 5}) {
+        const Setting setting(threads, GemmForm::avx2);
+        INFO(describe(c.s) << ", segment " << segment << ", threads: " << threads);
         CHECK(c.product_agrees());
       }
     }

@@ -86,6 +86,15 @@ Cases matmul_cases(const Op& op, DType d) {
   return cases;
 }
 
+Cases segmented_cases(const Op& op, DType d) {
+  Cases cases = matmul_cases(op, d);
+  for (OpCase& c : cases) {
+    const int64_t k = c.inputs[0].shape.back();
+    c.attrs = SegmentAttrs{k % 7 == 0 && k ? k / 7 : k % 2 == 0 && k ? k / 2 : 1};
+  }
+  return cases;
+}
+
 Cases softmax_cases(const Op& op, DType d) {
   Cases cases;
   for (int axis = 0; axis < 3; ++axis)
@@ -247,6 +256,7 @@ const std::map<std::string_view, List>& lists() {
       {"slice", {slice_cases}},
       {"as_strided", {as_strided_cases}},
       {"matmul", {matmul_cases, DType::i32}},
+      {"segmented_matmul", {segmented_cases, DType::i32}},
       {"softmax", {softmax_cases, DType::f32}},
       {"log_softmax", {softmax_cases, DType::f32}},
       {"layer_norm", {layer_norm_cases, DType::f32}},

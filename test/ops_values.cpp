@@ -33,6 +33,7 @@ Real rounded(Real v, DType d) { return d == DType::f32 ? static_cast<float>(v) :
 bool adds_up(const Op& op) {
   static const std::set<std::string_view> names{"sum",
                                                 "matmul",
+                                                "segmented_matmul",
                                                 "conv2d",
                                                 "conv2d_backward_data",
                                                 "conv2d_backward_weights",

@@ -91,3 +91,18 @@ TEST_CASE("a shape error that the body catches leaves the recording whole", "[ca
   for (int i = 0; i < 30; ++i) CHECK(f(i % 2 == 1).to_vector<float>() == Floats{3, 3});
   CHECK(f.stats().divergences == 0);
 }
+
+TEST_CASE("verify compares a plan that reads a large weight before it writes it", "[capture]") {
+  const Tensor w = ones({64, 64});
+  auto f = capture([&](const Tensor& x) {
+    const Tensor y = matmul(x, w);
+    w[63].fill_(0.125);
+    return matmul(matmul(y, w), w);
+  });
+  ModeGuard guard(Mode::verify);
+  for (int i = 0; i < 4; ++i) {
+    w.copy_(w + 0.01);
+    f(ones({1, 64}));
+  }
+  CHECK(f.stats().verified == 3);
+}

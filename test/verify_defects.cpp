@@ -56,3 +56,34 @@ TEST_CASE("verify finds what no kernel does wrong alone", "[verify]") {
   INFO(message);
   CHECK(message.find("differs from eager") != std::string::npos);
 }
+
+TEST_CASE("verify names the op in a loop whose values go into one buffer", "[verify]") {
+  manual_seed(3);
+  int line = 0;
+  const auto body = [&](const Tensor& x) {
+    const Tensor y = x.reshape({1, five_vectors}).expand({3, five_vectors});
+    Tensor a = y * y + 1, b = a * y + 0.5, c = a * b + y;
+    for (int i = 0; i < 4; ++i) c = c * 0.5 + b * a;
+    line = __LINE__ + 1;
+    b = y - c;
+    return concat({a * 2, b, c * 3}, 1) * 0.5;
+  };
+  const std::string message = verify_message(Defect::swapped_operands, body);
+  INFO(message);
+  CHECK(message.find(fmt::format(" sub verify_defects.cpp:{},", line)) != std::string::npos);
+}
+
+TEST_CASE("verify names the op where the program reads in the middle", "[verify]") {
+  manual_seed(4);
+  int line = 0;
+  const auto body = [&](const Tensor& x) {
+    Tensor y = x * x;
+    for (int i = 0; i < 6; ++i) y = y * x + 0.5;
+    line = __LINE__ + 1;
+    y = x - y;
+    return sum(y * 0.5).item<float>() > 0 ? y : y + 1;
+  };
+  const std::string message = verify_message(Defect::swapped_operands, body);
+  INFO(message);
+  CHECK(message.find(fmt::format(" sub verify_defects.cpp:{},", line)) != std::string::npos);
+}

@@ -10,6 +10,7 @@
 #include "reprise/backends/cpu/memory.h"
 #include "reprise/backends/cpu/region_kernels.h"
 #include "reprise/backends/cpu/tile.h"
+#include "reprise/core/stats.h"
 #include "reprise/core/switches.h"
 
 namespace rp {
@@ -37,6 +38,7 @@ class CpuBackend final : public Backend {
     Compiled& c = store_.emplace_back();
     c.program = program;
     make(c);
+    ++launch_stats().programs;
     compiled_[&c.program] = &c;
     return &c;
   }

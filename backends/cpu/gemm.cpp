@@ -81,7 +81,9 @@ struct Product {
 template <class T>
 int64_t Product<T>::k_step() const {
   const int64_t most = shape.m <= 3 && !packed && !packs_b(shape.m) ? 32 : 1536 / static_cast<int64_t>(sizeof(T));
-  return std::max<int64_t>(1, divide_up(shape.k, divide_up(std::max<int64_t>(shape.k, 1), most)));
+  const int64_t whole = shape.segment ? shape.segment : 1;  // a segment is never cut
+  const int64_t parts = std::max<int64_t>(1, shape.k / whole);
+  return whole * divide_up(parts, divide_up(parts, std::max<int64_t>(1, most / whole)));
 }
 
 template <class T>
@@ -181,7 +183,9 @@ void multiply_part(const Product<T>& x, const Part& part, int64_t k_step) {
       block.a_row = s.a_row;
       block.a_col = s.a_col;
       block.c_row = s.c_row;
-      block.accumulate = k0 > 0;
+      block.segment = s.segment ? s.segment : block.k;
+      block.accumulate = k0 > 0 && !s.segment;
+      block.adds = k0 > 0 && s.segment;
       prepare_b(x, wide, k0, block);
       multiply_rows(x, wide, k0, block);
     }
@@ -274,7 +278,7 @@ template <class T>
 void gemm(const GemmShape& s, const T* a, const T* b, T* c, const Epilogue* epilogue) {
   if (s.n == 1 && s.c_row == 1 && s.m > 1) {
     // As a row: sums side by side in a vector belong to different elements, so each still adds in order.
-    const GemmShape turned{1, s.m, s.k, 0, s.b_row, s.a_col, s.a_row, s.m};
+    const GemmShape turned{1, s.m, s.k, 0, s.b_row, s.a_col, s.a_row, s.m, s.segment};
     return multiply(Product<T>{kernels<T>(), turned, b, a, nullptr, c, epilogue, true});
   }
   multiply(Product<T>{kernels<T>(), s, a, b, nullptr, c, epilogue});

@@ -2,6 +2,9 @@
 // Matrix products. Each element of C is c = 0, then c = fma(a[k], b[k], c) for k = 0, 1, 2, ... (integers wrap),
 // whatever the extents, the strides, the blocking and the number of threads. So a product's rows do not depend on how
 // many rows are computed along with them. Only the payload and sign of a NaN are open.
+//
+// A segmented product is a sum of products: k is cut into segments, the first one's product is C, and those of the
+// others are added to C one after the other.
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -16,6 +19,7 @@ struct GemmShape {
   int64_t a_row = 0, a_col = 0;
   int64_t b_row = 0, b_col = 0;
   int64_t c_row = 0;
+  int64_t segment = 0;  // length of a segment, which divides k; 0: the product has only one
 };
 
 /// Called for blocks of C that are finished and still in cache; once for each element, on the thread that computed it.

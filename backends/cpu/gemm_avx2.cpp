@@ -59,6 +59,7 @@ struct F32 {
   static void store(float* p, Reg r) { _mm256_storeu_ps(p, r); }
   static void store(float* p, Reg r, __m256i mask) { _mm256_maskstore_ps(p, mask, r); }
   static Reg splat(const float* p) { return _mm256_broadcast_ss(p); }
+  static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
   static void transpose(const float* from, int64_t from_row, float* to, int64_t to_row) {
     transpose_8x8(from, from_row, to, to_row);
@@ -76,6 +77,7 @@ struct F64 {
   static void store(double* p, Reg r) { _mm256_storeu_pd(p, r); }
   static void store(double* p, Reg r, __m256i mask) { _mm256_maskstore_pd(p, mask, r); }
   static Reg splat(const double* p) { return _mm256_broadcast_sd(p); }
+  static Reg add(Reg a, Reg b) { return _mm256_add_pd(a, b); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_pd(a, b, c); }
   static void transpose(const double* from, int64_t from_row, double* to, int64_t to_row) {
     transpose_4x4(from, from_row, to, to_row);
@@ -93,6 +95,7 @@ struct I32 {
   static void store(int32_t* p, Reg r) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), r); }
   static void store(int32_t* p, Reg r, __m256i mask) { _mm256_maskstore_epi32(p, mask, r); }
   static Reg splat(const int32_t* p) { return _mm256_set1_epi32(*p); }
+  static Reg add(Reg a, Reg b) { return _mm256_add_epi32(a, b); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm256_add_epi32(_mm256_mullo_epi32(a, b), c); }
   static void transpose(const int32_t* from, int64_t from_row, int32_t* to, int64_t to_row) {
     transpose_8x8(reinterpret_cast<const float*>(from), from_row, reinterpret_cast<float*>(to), to_row);
@@ -114,6 +117,7 @@ struct I64 {
     _mm256_maskstore_epi64(reinterpret_cast<long long*>(p), mask, r);
   }
   static Reg splat(const int64_t* p) { return _mm256_set1_epi64x(*p); }
+  static Reg add(Reg a, Reg b) { return _mm256_add_epi64(a, b); }
   /// The low 64 bits of a product, from those of 32-bit halves: the product of the high halves does not reach them.
   static Reg fma(Reg a, Reg b, Reg c) {
     const Reg crossed = _mm256_mullo_epi32(a, _mm256_shuffle_epi32(b, 0xb1));

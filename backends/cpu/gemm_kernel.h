@@ -23,7 +23,9 @@ struct Block {
   int64_t b_row, b_panel;
   T* c;
   int64_t c_row;
-  bool accumulate;  // C holds the sums over what came before this range of k
+  bool accumulate;  // C holds the sums over what came before this range of k, and they go on
+  int64_t segment;  // k is cut into segments of this length: each has sums of its own, which are added to C in order
+  bool adds;        // C holds what the segments before this range of k have come to
   /// If set, B is read in place and the first tile of each panel, of six rows, also writes the panel here for the tiles
   /// after it: between its fmas there is time for that.
   T* pack = nullptr;
@@ -75,6 +77,8 @@ struct Tile {
   T* c;
   int64_t c_row;
   bool accumulate;
+  int64_t segment;
+  bool adds;
   int64_t tail;  // columns in the last vector
   T* pack = nullptr;
 };
@@ -87,46 +91,50 @@ void tile(const Tile<V>& t) {
   const auto mask = V::mask(t.tail);
   T* const to = t.c;
   const int64_t c_row = t.c_row;
-  Reg sums[Rows][Vectors];
-  unroll<Rows>([&](auto r) RP_INLINE {
-    unroll<Vectors>([&](auto v) RP_INLINE {
-      const T* const c = to + r * c_row + v * V::width;
-      if (!t.accumulate)
-        sums[r][v] = V::zero();
-      else if constexpr (Masked && v == Vectors - 1)
-        sums[r][v] = V::load(c, mask);
-      else
-        sums[r][v] = V::load(c);
-    });
-  });
   const T *a = t.a, *b = t.b;
   T* pack = t.pack;
   const int64_t a_row = t.a_row, a_col = t.a_col, b_row = t.b_row, b_panel = t.b_panel;
-  for (int64_t k = t.k; k > 0; k--, a += a_col, b += b_row) {
-    Reg row[Vectors];
-    unroll<Vectors>([&](auto v) RP_INLINE {
-      const T* const from = b + v / panel_vectors * b_panel + v % panel_vectors * V::width;
-      if constexpr (Masked && v == Vectors - 1)
-        row[v] = V::load(from, mask);
-      else
-        row[v] = V::load(from);
-      if constexpr (Packs) V::store(pack + v * V::width, row[v]);
-    });
-    if constexpr (Packs) pack += V::width * Vectors;
+  bool adds = t.adds;
+  for (int64_t left = t.k; left > 0; left -= t.segment) {
+    Reg sums[Rows][Vectors];
     unroll<Rows>([&](auto r) RP_INLINE {
-      const Reg x = V::splat(a + r * a_row);
-      unroll<Vectors>([&](auto v) RP_INLINE { sums[r][v] = V::fma(x, row[v], sums[r][v]); });
+      unroll<Vectors>([&](auto v) RP_INLINE {
+        const T* const c = to + r * c_row + v * V::width;
+        if (!t.accumulate)
+          sums[r][v] = V::zero();
+        else if constexpr (Masked && v == Vectors - 1)
+          sums[r][v] = V::load(c, mask);
+        else
+          sums[r][v] = V::load(c);
+      });
     });
+    for (int64_t k = t.segment; k > 0; k--, a += a_col, b += b_row) {
+      Reg row[Vectors];
+      unroll<Vectors>([&](auto v) RP_INLINE {
+        const T* const from = b + v / panel_vectors * b_panel + v % panel_vectors * V::width;
+        if constexpr (Masked && v == Vectors - 1)
+          row[v] = V::load(from, mask);
+        else
+          row[v] = V::load(from);
+        if constexpr (Packs) V::store(pack + v * V::width, row[v]);
+      });
+      if constexpr (Packs) pack += V::width * Vectors;
+      unroll<Rows>([&](auto r) RP_INLINE {
+        const Reg x = V::splat(a + r * a_row);
+        unroll<Vectors>([&](auto v) RP_INLINE { sums[r][v] = V::fma(x, row[v], sums[r][v]); });
+      });
+    }
+    unroll<Rows>([&](auto r) RP_INLINE {
+      unroll<Vectors>([&](auto v) RP_INLINE {
+        T* const c = to + r * c_row + v * V::width;
+        if constexpr (Masked && v == Vectors - 1)
+          V::store(c, adds ? V::add(V::load(c, mask), sums[r][v]) : sums[r][v], mask);
+        else
+          V::store(c, adds ? V::add(V::load(c), sums[r][v]) : sums[r][v]);
+      });
+    });
+    adds = true;
   }
-  unroll<Rows>([&](auto r) RP_INLINE {
-    unroll<Vectors>([&](auto v) RP_INLINE {
-      T* const c = to + r * c_row + v * V::width;
-      if constexpr (Masked && v == Vectors - 1)
-        V::store(c, sums[r][v], mask);
-      else
-        V::store(c, sums[r][v]);
-    });
-  });
 }
 
 template <class V>
@@ -142,8 +150,9 @@ inline constexpr TileFn<V> tiles[tile_rows] = {tile<V, 1, Vectors, Masked>, tile
 template <class V>
 void column_strip(const Block<typename V::Element>& x, int64_t j, int64_t n, const TileFn<V>* kernels) {
   constexpr int64_t width = V::width * panel_vectors;
-  Tile<V> t{x.k,       x.a,     x.a_row, x.a_col,      x.b + j / width * x.b_panel,           x.b_row,
-            x.b_panel, x.c + j, x.c_row, x.accumulate, n % V::width ? n % V::width : V::width};
+  Tile<V> t{
+      x.k,     x.a,          x.a_row,   x.a_col, x.b + j / width * x.b_panel,           x.b_row, x.b_panel, x.c + j,
+      x.c_row, x.accumulate, x.segment, x.adds,  n % V::width ? n % V::width : V::width};
   int64_t i = 0;
   if (x.pack) {
     if (x.a_packed) t.a_row = 1, t.a_col = tile_rows;

@@ -36,12 +36,24 @@ struct Plain {
     for (int64_t i = 0; i < width; i++) c.lanes[i] = fma(a.lanes[i], b.lanes[i], c.lanes[i]);
     return c;
   }
+  static Reg add(Reg a, const Reg& b) {
+    for (int64_t i = 0; i < width; i++) a.lanes[i] = add(a.lanes[i], b.lanes[i]);
+    return a;
+  }
   static void transpose(const T* from, int64_t from_row, T* to, int64_t to_row) {
     for (int64_t i = 0; i < width; i++)
       for (int64_t j = 0; j < width; j++) to[j * to_row + i] = from[i * from_row + j];
   }
 
  private:
+  static T add(T a, T b) {
+    if constexpr (std::is_floating_point_v<T>) {
+      return a + b;
+    } else {
+      using U = std::make_unsigned_t<T>;
+      return static_cast<T>(static_cast<U>(a) + static_cast<U>(b));
+    }
+  }
   static T fma(T a, T b, T c) {
     if constexpr (std::is_floating_point_v<T>) {
       return std::fma(a, b, c);

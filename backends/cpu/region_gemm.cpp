@@ -6,6 +6,8 @@
 #include "reprise/backends/cpu/gemm.h"
 #include "reprise/backends/cpu/region_kernels.h"
 #include "reprise/backends/cpu/threads.h"
+#include "reprise/core/ops/attrs.h"
+#include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
 
 namespace rp {
@@ -65,6 +67,7 @@ class GemmKernel final : public RegionKernel {
     const int r = c.rank();
     shape_ = {c.shape()[r - 2], c.shape()[r - 1], a.shape()[r - 1], a.strides[r - 2],
               a.strides[r - 1], b.strides[r - 2], b.strides[r - 1], c.strides[r - 2]};
+    if (region.op == &segmented_matmul_op) shape_.segment = region.attrs.as<SegmentAttrs>().segment;
     batch_ = region.members[0].outer;
     batches_ = region.members[0].outer_count();
     for (size_t k = 0; k < region.operands.size(); ++k) {

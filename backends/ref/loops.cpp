@@ -263,6 +263,7 @@ Loop find_loop(std::string_view op) {
       {"argmax", argmax},
       {"argmin", argmin},
       {"matmul", matmul},
+      {"segmented_matmul", matmul},
       {"softmax", [](const LoopCall& c) { return softmax_of(c, false); }},
       {"log_softmax", [](const LoopCall& c) { return softmax_of(c, true); }},
       {"layer_norm", layer_norm},

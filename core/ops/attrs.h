@@ -21,6 +21,12 @@ struct AxisAttrs {
   static constexpr Field fields[] = {{"axis", FieldType::i32, 0}};
 };
 
+/// The inner axis of a product, cut into segments of equal length.
+struct SegmentAttrs {
+  int64_t segment;
+  static constexpr Field fields[] = {{"segment", FieldType::i64, 0}};
+};
+
 struct ArgAttrs {
   int32_t axis;
   int32_t keepdim;

@@ -16,6 +16,7 @@ inline constexpr int position_scalar = 2;
 extern const Op sum_op, max_op, min_op;
 // contraction: inputs a [batch..., m, k] and b [batch..., k, n] of equal batch axes and dtype, any strides
 extern const Op matmul_op;
+extern const Op segmented_matmul_op;  // SegmentAttrs: the product of each segment of k, added up in their order
 
 // control flow (ControlAttrs) and what takes its results (ResultAttrs)
 extern const Op scan_op, cond_op, while_op, result_op;

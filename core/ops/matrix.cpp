@@ -49,8 +49,15 @@ constinit const Op matmul_op{.name = "matmul",
                              .shape = matmul_shape,
                              .gradient = {matmul_gradient, Needs::inputs}};
 
+constinit const Op segmented_matmul_op{.name = "segmented_matmul",
+                                       .kind = Kind::contract,
+                                       .operands = 2,
+                                       .shape = matmul_shape,
+                                       .gradient = {matmul_gradient, Needs::inputs},
+                                       .fields = SegmentAttrs::fields};
+
 Entries matrix_entries() {
-  static constexpr const Op* entries[] = {&matmul_op};
+  static constexpr const Op* entries[] = {&matmul_op, &segmented_matmul_op};
   return entries;
 }
 
