@@ -5,4 +5,5 @@
 #include "reprise/core/tensor.h"
 #include "reprise/eager/grad.h"
 #include "reprise/graph/capture.h"
+#include "reprise/graph/nan_guard.h"
 #include "reprise/nn/nn.h"

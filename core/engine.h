@@ -42,6 +42,7 @@ extern const Engine engine;
 struct ThreadState {
   Recorder* recorder = nullptr;  // not null while a capture is armed
   bool grad = true;              // ops may be noted on the tape
+  int8_t watch_nan = -1;         // results are searched for NaN and Inf: 1 yes, 0 no, -1 the switch is not read yet
 };
 inline constinit thread_local ThreadState thread_state;
 

@@ -9,6 +9,7 @@
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
 #include "reprise/core/stats.h"
+#include "reprise/eager/nan.h"
 
 namespace rp {
 namespace {
@@ -103,9 +104,7 @@ bool overlaps(const Tensor& a, const Tensor& b) {
   return a.shares_storage(b) && !(a.impl()->layout == b.impl()->layout && a.impl()->offset == b.impl()->offset);
 }
 
-}  // namespace
-
-void run_out(const Call& call, const Tensor& out) {
+void compute_out(const Call& call, const Tensor& out) {
   const Layout* layout = out.impl()->layout;
   if (!layout->numel) return;
   for (const Tensor* t : call.inputs) check_computed(*t);
@@ -114,6 +113,13 @@ void run_out(const Call& call, const Tensor& out) {
       std::all_of(call.inputs.begin(), call.inputs.end(), [](const Tensor* t) { return t->is_contiguous(); });
   if (call.op->kind == Kind::kernel && contiguous) return run_kernel(call, out);
   engine.run_plan(call, out);
+}
+
+}  // namespace
+
+void run_out(const Call& call, const Tensor& out) {
+  compute_out(call, out);
+  if (watches_nan()) check_finite(call, out);
 }
 
 Tensor run(const Call& call, const Layout* out) {
@@ -128,7 +134,9 @@ Tensor run(const Call& call, const Layout* out) {
   return y;
 }
 
-void run_into(const Tensor& target, const Call& call) {
+namespace {
+
+void compute_into(const Tensor& target, const Call& call) {
   check_computed(target);
   for (const Tensor* t : call.inputs) check_computed(*t);
   ++target.impl()->storage->version;
@@ -141,6 +149,14 @@ void run_into(const Tensor& target, const Call& call) {
   const Tensor value = run(call, target.impl()->layout->packed);
   const Tensor* inputs[] = {&value};
   engine.run_plan({.op = &copy_op, .inputs = inputs}, target);
+}
+
+}  // namespace
+
+void run_into(const Tensor& target, const Call& call) {
+  const bool watched = watches_nan() && finite_operands(call);  // they may lie in the target
+  compute_into(target, call);
+  if (watched) check_finite(call, target, true);
 }
 
 }  // namespace rp

@@ -9,6 +9,7 @@
 #include "reprise/core/infer.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
+#include "reprise/eager/nan.h"
 
 namespace rp {
 namespace {
@@ -312,7 +313,7 @@ Leaf& Recorder::leaf_of(TraceOp& t) {
 void Recorder::run_pending() {
   const bool known = current_->leaf != nullptr;
   leaf_of(*current_);
-  const LeafPlan* plan = known ? plan_for(*current_) : nullptr;
+  const LeafPlan* plan = known && !watches_nan() ? plan_for(*current_) : nullptr;
   if (!plan) return run_op_by_op();
   if (mode() == Mode::verify)
     verify_plan(*plan);
