@@ -49,6 +49,13 @@ class RegionKernel {
   virtual std::string form() const = 0;
 };
 
+/// What a device can do at most, for predictions; rates are per second.
+struct Limits {
+  double flops = 0;                          // of the matrix product in f32
+  double memory_bytes = 0, cache_bytes = 0;  // read and written by a simple map
+  double launch_ns = 0;                      // of a kernel that has next to nothing to do
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -62,6 +69,10 @@ class Backend {
   /// Compiled form of a program; equal programs give the same object, which lives for ever.
   virtual const Compiled* compile(const Program& program) = 0;
   virtual std::unique_ptr<RegionKernel> compile(const Region& region) = 0;
+  /// The limits of one thread, or of all that kernels may use now. Measured when first asked for, in a few ms.
+  virtual Limits limits(bool all_threads) = 0;
+  /// Kernels that touch more than this leave the cache.
+  virtual size_t cache_size() = 0;
 };
 
 }  // namespace rp

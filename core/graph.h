@@ -47,6 +47,11 @@ extern const Op after_op;
 /// The base whose elements a node's value lies in: itself unless it is a view, an `after` or a write.
 int32_t base_of(const Graph& graph, int32_t node);
 
+/// "f32[2,3]", followed by strides where they are not the packed ones.
+std::string layout_text(const Layout* layout);
+/// The value of one member of an attrs struct.
+std::string field_text(const Field& field, const std::byte* attrs);
+
 /// Text that `parse_graph` reads back; each line ends with the op's source line.
 std::string to_string(const Graph& graph);
 /// Throws Error with the line number if the text is not a graph.

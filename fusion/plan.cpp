@@ -221,10 +221,13 @@ void Plan::run(const Frame& frame) const {
   static thread_local Arena arena;
   static thread_local Addresses addresses;
   resolve(frame, arena_ ? arena.at_least(arena_, *backend_) : nullptr, addresses);
-  for (const Step& step : steps_) {
-    AtForward at(step.loc);  // an error inside names the op's line
-    run_step(step, addresses);
-  }
+  if (frame.times) [[unlikely]]
+    run_timed(addresses, *frame.times);
+  else
+    for (const Step& step : steps_) {
+      AtForward at(step.loc);  // an error inside names the op's line
+      run_step(step, addresses);
+    }
   for (const Twin& t : twins_) std::memcpy(frame.outputs[t.to], frame.outputs[t.from], t.bytes);
   for (int32_t k : written_) ++frame.storages[k]->content;
   launch_stats().kernels += static_cast<int64_t>(steps_.size());
@@ -251,17 +254,6 @@ std::string Plan::describe(const Step& step) const {
   if (step.members.size() > 1) text += fmt::format(" x{}", step.members.size());
   text += fmt::format(" ({}):", step.kernel->form());
   for (int32_t i : nodes_of(step)) text += fmt::format(" %{} {}{};", i, graph_[i].op->name, source_line(graph_[i].loc));
-  return text;
-}
-
-std::string Plan::explain() const {
-  std::string text =
-      fmt::format("{} kernels, arena {} bytes (at least {} alive at once)\n", steps_.size(), arena_, live_);
-  for (size_t s = 0; s < steps_.size(); ++s) text += fmt::format("  [{}] {}\n", s, describe(steps_[s]));
-  for (const Refusal& r : partition_.refusals)
-    text += fmt::format("  not fused: %{} {}{} with %{} {}{}: {}\n", r.producer, graph_[r.producer].op->name,
-                        source_line(graph_[r.producer].loc), r.consumer, graph_[r.consumer].op->name,
-                        source_line(graph_[r.consumer].loc), r.reason);
   return text;
 }
 

@@ -20,6 +20,7 @@ struct OperandRef {
 struct LeafPlan {
   std::unique_ptr<Executable> code;
   std::vector<int32_t> live;  // root slots it keeps, ascending: its outputs
+  std::unique_ptr<RunTimes> times{};  // where profiling is on
 };
 
 /// The end of a path.
