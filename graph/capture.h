@@ -36,7 +36,7 @@ class ModeGuard {
 enum class OnMismatch : uint8_t { throw_error, log_and_use_eager };
 
 struct CaptureOptions {
-  std::string name;                                  ///< for reports; default: the line of the capture
+  std::string name = "";                             ///< for reports; default: the line of the capture
   int max_pending = 16384;                           ///< ops deferred before a flush is forced
   OnMismatch on_mismatch = OnMismatch::throw_error;  ///< what verify does
   bool profile = false;                              ///< times every kernel, for the reports (REPRISE_PROFILE=1)
