@@ -55,7 +55,7 @@ bool finite_numbers(const Call& call, Type out) {
   if (op.kind != Kind::pointwise) return true;
   const Type common = call.inputs.empty() ? out : type_of(call.inputs.back()->dtype());
   int scalar = 0;
-  for (int k = 0; scalar < call.scalars.count; ++k) {
+  for (int k = 0; k < op.operands; ++k) {
     if (!(call.scalar_mask >> k & 1)) continue;
     if (!finite(call.scalars.bits[static_cast<size_t>(scalar++)], op.scalar_type ? op.scalar_type(k, out) : common))
       return false;

@@ -109,8 +109,8 @@ void Recorder::run_plan(const LeafPlan& plan) {
   trie_.stats.output_bytes = bytes;
   running_ = true;
   try {
-    plan.code->run({bound_inputs_.data(), bound_storages_.data(), bound_outputs_.data(), scalars_.data(),
-                    plan.times.get()});
+    plan.code->run(
+        {bound_inputs_.data(), bound_storages_.data(), bound_outputs_.data(), scalars_.data(), plan.times.get()});
   } catch (...) {
     for (int32_t root : plan.live)  // what was not computed must not be read
       if (held(root)) dematerialize(*roots_[static_cast<size_t>(root)]);

@@ -60,6 +60,7 @@ const title = (n) => `%${n.id} ${n.op}`;
 
 // Gives items {w, h} with edges [from, to] places {x, y}: ranks by longest paths, order by the neighbours' means.
 function layered(items, edges, gapX, gapY) {
+  if (!items.length) return { w: 0, h: 0 };
   const n = items.length, out = items.map(() => []), into = items.map(() => []);
   for (const [a, b] of edges) if (a !== b) { out[a].push(b); into[b].push(a); }
   const left = into.map((l) => l.length), rank = new Array(n).fill(0), queue = [];
@@ -153,7 +154,7 @@ function wholeLayout() {
     const edges = inner.flatMap((n) => n.inputs.filter((i) => at.has(i)).map((i) => [at.get(i), at.get(n.id)]));
     const size = spread(chips, edges);
     inner.forEach((n) => { itemOf[n.id] = items.length; });
-    items.push({ kernel: k, chips, inner: size.w, w: Math.max(size.w, kernelTitle(k).length * CHAR) + 20, h: size.h + 38 });
+    items.push({ kernel: k, late: true, chips, inner: size.w, w: Math.max(size.w, kernelTitle(k).length * CHAR) + 20, h: size.h + 38 });
   }
   for (const n of plan.nodes)
     if (home[n.id] < 0) {
@@ -263,9 +264,8 @@ function drawGraph() {
   }
   world.replaceChildren(boxes, edges, chips);
   world.classList.remove("near");
-  byId("details").replaceChildren(el("p", {}, items.length ? "Point at a kernel or an op; click to keep it shown. " +
-    "The wheel zooms, dragging moves. A bold outline: what the plan gives back." :
-    "This plan's nodes were left out to keep the page small."));
+  byId("details").replaceChildren(el("p", {}, "Point at a kernel or an op; click to keep it shown. " +
+    "The wheel zooms, dragging moves. A bold outline: what the plan gives back."));
   fit(true);
 }
 

@@ -95,8 +95,11 @@ function drawTraces() {
 
 function choose(i) {
   plan = plans[i];
-  byId("collapse").checked = plan.nodes.length > MANY;
-  byId("graph-note").textContent = `${plan.nodes.length} nodes in ${plan.kernels.length} kernels`;
+  const left = !plan.nodes.length && plan.kernels.length > 0;
+  byId("collapse").checked = left || plan.nodes.length > MANY;
+  byId("collapse").disabled = left;
+  byId("graph-note").textContent = left ? "its nodes were left out to keep the page small"
+    : `${plan.nodes.length} nodes in ${plan.kernels.length} kernels`;
   drawGraph();
   drawKernels();
   drawMemory();
