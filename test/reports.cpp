@@ -1,7 +1,8 @@
 // What captured functions tell about themselves: text, JSON, DOT and the page.
 #include "reprise/graph/report.h"
 
-#include <algorithm>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -77,6 +78,23 @@ json page_json(const std::string& page) {
   return json::parse(page.substr(from, to - from));
 }
 
+// A file that no other process writes.
+std::filesystem::path scratch_file(const std::string& ending) {
+  static int count = 0;
+  const std::string name = "reprise_reports_" + std::to_string(getpid()) + "_" + std::to_string(++count) + ending;
+  return std::filesystem::temp_directory_path() / name;
+}
+
+template <class F>
+std::string page_of(const F& captured) {
+  const auto path = scratch_file(".html");
+  captured.report(path.string());
+  std::stringstream page;
+  page << std::ifstream(path).rdbuf();
+  std::filesystem::remove(path);
+  return page.str();
+}
+
 // Nothing that a browser would fetch.
 void check_offline(const std::string& page) {
   for (const char* part : {"http:", "https:", "//cdn", "src=", "@import", "url(", "<link", "<iframe", "fetch("})
@@ -88,7 +106,7 @@ void check_offline(const std::string& page) {
 // Braces, brackets and quotes of DOT, and what Graphviz says if it is installed.
 void check_dot(const std::string& dot) {
   int braces = 0;
-  bool in_text = false;
+  bool in_text = false, broken = false;
   for (size_t i = 0; i < dot.size(); ++i) {
     if (in_text && dot[i] == '\\')
       ++i;
@@ -96,13 +114,14 @@ void check_dot(const std::string& dot) {
       in_text = !in_text;
     else if (!in_text)
       braces += (dot[i] == '{') - (dot[i] == '}');
-    CHECK_FALSE((in_text && dot[i] == '\n'));
+    broken |= in_text && dot[i] == '\n';
     if (braces < 0) break;
   }
+  CHECK_FALSE(broken);
   CHECK(braces == 0);
   CHECK_FALSE(in_text);
   if (std::system("command -v dot >/dev/null 2>&1")) return;
-  const auto path = std::filesystem::temp_directory_path() / ("reprise" + std::to_string(std::rand()) + ".dot");
+  const auto path = scratch_file(".dot");
   std::ofstream(path) << dot;
   CHECK(std::system(("dot -Tcanon " + path.string() + " >/dev/null 2>" + path.string() + ".err").c_str()) == 0);
   CHECK(std::filesystem::file_size(path.string() + ".err") == 0);
@@ -230,8 +249,7 @@ TEST_CASE("bytes and FLOPs are those of the ops") {
   CHECK(map["bytes_written"] == 4 * 100);
   bool convolution = false;
   const json convolving = main_plan(json::parse(h.json()));
-  for (const json& k : convolving["kernels"])
-    convolution |= k["flops"] == 2 * (2 * 4 * 6 * 6) * (3 * 3 * 3);
+  for (const json& k : convolving["kernels"]) convolution |= k["flops"] == 2 * (2 * 4 * 6 * 6) * (3 * 3 * 3);
   CHECK(convolution);
 }
 
@@ -311,14 +329,10 @@ TEST_CASE("DOT holds every node and every edge, and Graphviz reads it") {
 TEST_CASE("the page holds every node and fetches nothing") {
   auto f = training_step({.profile = true});
   call_training(f);
-  const auto path = std::filesystem::temp_directory_path() / ("reprise" + std::to_string(std::rand()) + ".html");
-  f.report(path.string());
-  std::stringstream page;
-  page << std::ifstream(path).rdbuf();
-  std::filesystem::remove(path);
-  check_offline(page.str());
-  CHECK_FALSE(contains(page.str(), "{{"));
-  const json data = page_json(page.str()), plan = main_plan(json::parse(f.json()));
+  const std::string page = page_of(f);
+  check_offline(page);
+  CHECK_FALSE(contains(page, "{{"));
+  const json data = page_json(page), plan = main_plan(json::parse(f.json()));
   const json shown = main_plan(data);
   const auto text = [&](const json& number) { return data["texts"][number.get<size_t>()]; };
   REQUIRE(shown["nodes"].size() == plan["nodes"].size());
@@ -338,19 +352,9 @@ TEST_CASE("a page of several thousand nodes stays below a megabyte, with all of 
     return x;
   });
   for (int i = 0; i < 3; ++i) f(values({4, 4}));
-  const std::string page = rp::to_html([&] {  // as the capture prints it, from its own text
-    rp::CaptureFacts facts;
-    facts.paths.push_back({.ops = 1, .hits = 1, .refusal = {}, .plan = rp::PlanFacts{}});
-    return facts;
-  }());
+  const std::string page = page_of(f);
   check_offline(page);
-  const auto path = std::filesystem::temp_directory_path() / ("reprise" + std::to_string(std::rand()) + ".html");
-  f.report(path.string());
-  std::stringstream whole;
-  whole << std::ifstream(path).rdbuf();
-  std::filesystem::remove(path);
-  check_offline(whole.str());
-  const json data = page_json(whole.str());
+  const json data = page_json(page);
   CHECK(main_plan(data)["nodes"].size() == main_plan(json::parse(f.json()))["nodes"].size());
   CHECK(main_plan(data)["nodes"].size() > 6000);
 }
