@@ -6,4 +6,5 @@
 #include "reprise/eager/grad.h"
 #include "reprise/graph/capture.h"
 #include "reprise/graph/control.h"
+#include "reprise/graph/nan_guard.h"
 #include "reprise/nn/nn.h"

@@ -31,7 +31,8 @@ struct Compiled {
   size_t code_bytes = 0;
 };
 
-struct Region;  // fusion/region.h
+struct Region;     // fusion/region.h
+class Executable;  // graph/executable.h
 
 /// One run of a region.
 struct RegionCall {
@@ -50,8 +51,20 @@ class RegionKernel {
   virtual std::string form() const = 0;
   /// Memory that one run needs beside its operands.
   virtual size_t scratch_bytes() const { return 0; }
-  /// Of a kernel that runs others: what they are, a line each.
-  virtual std::string body() const { return {}; }
+  /// Plans that the kernel runs, and how often in one run of its own (1 where that is not known).
+  struct Body {
+    std::string role;
+    const Executable* plan;
+    int64_t runs;
+  };
+  virtual std::vector<Body> bodies() const { return {}; }
+};
+
+/// What a device can do at most, for predictions; rates are per second.
+struct Limits {
+  double flops = 0;                          // of the matrix product in f32
+  double memory_bytes = 0, cache_bytes = 0;  // read and written by a simple map
+  double launch_ns = 0;                      // of a kernel that has next to nothing to do
 };
 
 class Backend {
@@ -67,6 +80,10 @@ class Backend {
   /// Compiled form of a program; equal programs give the same object, which lives for ever.
   virtual const Compiled* compile(const Program& program) = 0;
   virtual std::unique_ptr<RegionKernel> compile(const Region& region) = 0;
+  /// The limits of one thread, or of all that kernels may use now. Measured when first asked for, in a few ms.
+  virtual Limits limits(bool all_threads) = 0;
+  /// Kernels that touch more than this leave the cache.
+  virtual size_t cache_size() = 0;
 };
 
 }  // namespace rp

@@ -59,6 +59,10 @@ int32_t storage_of(const Graph& graph, int32_t node);
 
 /// " file.cpp:41", or nothing.
 std::string source_line(const Loc& loc);
+/// "f32[2,3]", followed by strides where they are not the packed ones.
+std::string layout_text(const Layout* layout);
+/// The value of one member of an attrs struct.
+std::string field_text(const Field& field, const std::byte* attrs);
 
 /// Text that `parse_graph` reads back; each line ends with the op's source line.
 std::string to_string(const Graph& graph);

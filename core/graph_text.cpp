@@ -18,7 +18,8 @@ T read_at(const std::byte* p, int i) {
   return v;
 }
 
-// A layout in full: strides only where they are not the packed ones.
+}  // namespace
+
 std::string layout_text(const Layout* layout) {
   if (!layout) return "-";
   std::string text = to_string(layout->spec);
@@ -59,6 +60,8 @@ std::string field_text(const Field& f, const std::byte* data, const Bodies& bodi
   }
   return f.count > 1 ? "[" + text + "]" : text;
 }
+
+namespace {
 
 std::string list_text(const std::vector<int32_t>& list) {
   std::string text;

@@ -11,6 +11,7 @@
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
 #include "reprise/core/stats.h"
+#include "reprise/eager/nan.h"
 
 namespace rp {
 namespace {
@@ -105,9 +106,7 @@ bool overlaps(const Tensor& a, const Tensor& b) {
   return a.shares_storage(b) && !(a.impl()->layout == b.impl()->layout && a.impl()->offset == b.impl()->offset);
 }
 
-}  // namespace
-
-void run_out(const Call& call, const Tensor& out) {
+void compute_out(const Call& call, const Tensor& out) {
   const Layout* layout = out.impl()->layout;
   if (call.op->kind == Kind::control) return engine.run_control(call, out);
   if (call.op->kind == Kind::result) {
@@ -124,6 +123,13 @@ void run_out(const Call& call, const Tensor& out) {
   engine.run_plan(call, out);
 }
 
+}  // namespace
+
+void run_out(const Call& call, const Tensor& out) {
+  compute_out(call, out);
+  if (watches_nan()) check_finite(call, out);
+}
+
 Tensor run(const Call& call, const Layout* out) {
   if (call.op->kind == Kind::write) {
     const Tensor& target = *call.inputs[0];
@@ -137,7 +143,9 @@ Tensor run(const Call& call, const Layout* out) {
   return y;
 }
 
-void run_into(const Tensor& target, const Call& call) {
+namespace {
+
+void compute_into(const Tensor& target, const Call& call) {
   check_computed(target);
   for (const Tensor* t : call.inputs) check_computed(*t);
   ++target.impl()->storage->version;
@@ -150,6 +158,14 @@ void run_into(const Tensor& target, const Call& call) {
   const Tensor value = run(call, target.impl()->layout->packed);
   const Tensor* inputs[] = {&value};
   engine.run_plan({.op = &copy_op, .inputs = inputs}, target);
+}
+
+}  // namespace
+
+void run_into(const Tensor& target, const Call& call) {
+  const bool watched = watches_nan() && finite_operands(call);  // they may lie in the target
+  compute_into(target, call);
+  if (watched) check_finite(call, target, true);
 }
 
 }  // namespace rp

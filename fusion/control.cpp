@@ -70,7 +70,7 @@ class ScanKernel final : public RegionKernel {
   void run(const RegionCall& call) const override;
   std::string form() const override { return fmt::format("{} steps", a_.length); }
   size_t scratch_bytes() const override { return scratch_; }
-  std::string body() const override { return plan_->explain(); }
+  std::vector<Body> bodies() const override { return {{"step", plan_.get(), a_.length}}; }
 
  private:
   // One value that a step computes, and what it is.
@@ -204,7 +204,9 @@ class CondKernel final : public RegionKernel {
   }
   std::string form() const override { return "two branches"; }
   size_t scratch_bytes() const override { return std::max(plans_[0]->arena_bytes(), plans_[1]->arena_bytes()); }
-  std::string body() const override { return "if true: " + plans_[0]->explain() + "if not: " + plans_[1]->explain(); }
+  std::vector<Body> bodies() const override {
+    return {{"if true", plans_[0].get(), 1}, {"if not", plans_[1].get(), 1}};
+  }
 
  private:
   ControlAttrs a_;
@@ -256,7 +258,7 @@ class WhileKernel final : public RegionKernel {
   }
   std::string form() const override { return "loop"; }
   size_t scratch_bytes() const override { return 2 * state_ + arena_ + alignment; }
-  std::string body() const override { return "condition: " + test_->explain() + "trip: " + body_->explain(); }
+  std::vector<Body> bodies() const override { return {{"condition", test_.get(), 1}, {"trip", body_.get(), 1}}; }
 
  private:
   ControlAttrs a_;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <sstream>
 
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
@@ -278,10 +277,13 @@ void Plan::run(const Frame& frame) const {
 
 void Plan::run(const Frame& frame, std::byte* arena, Bindings& bindings) const {
   resolve(frame, arena, bindings);
-  for (const Step& step : steps_) {
-    AtForward at(step.loc);  // an error inside names the op's line
-    run_step(step, bindings, arena);
-  }
+  if (frame.times) [[unlikely]]
+    run_timed(bindings, arena, *frame.times);
+  else
+    for (const Step& step : steps_) {
+      AtForward at(step.loc);  // an error inside names the op's line
+      run_step(step, bindings, arena);
+    }
   for (const Twin& t : twins_) std::memcpy(frame.outputs[t.to], frame.outputs[t.from], t.bytes);
   for (int32_t k : written_) ++frame.storages[k]->content;
   launch_stats().kernels += static_cast<int64_t>(steps_.size());
@@ -302,25 +304,6 @@ std::string Plan::describe(const Step& step) const {
   if (step.members.size() > 1) text += fmt::format(" x{}", step.members.size());
   text += fmt::format(" ({}):", step.kernel->form());
   for (int32_t i : nodes_of(step)) text += fmt::format(" %{} {}{};", i, graph_[i].op->name, source_line(graph_[i].loc));
-  return text;
-}
-
-std::string Plan::explain() const {
-  std::string text =
-      fmt::format("{} kernels, arena {} bytes (at least {} alive at once)\n", steps_.size(), arena_, live_);
-  for (size_t s = 0; s < steps_.size(); ++s) {
-    text += fmt::format("  [{}] {}\n", s, describe(steps_[s]));
-    std::istringstream body(steps_[s].kernel->body());
-    for (std::string line; std::getline(body, line);) text += fmt::format("      {}\n", line);
-  }
-  for (const std::string& note : graph_.notes) text += "  " + note + "\n";
-  for (int32_t i = 0; i < graph_.size(); ++i)
-    if (homes_.filled[static_cast<size_t>(i)])
-      text += fmt::format("  filled in place: %{} concat{}\n", i, source_line(graph_[i].loc));
-  for (const Refusal& r : partition_.refusals)
-    text += fmt::format("  not fused: %{} {}{} with %{} {}{}: {}\n", r.producer, graph_[r.producer].op->name,
-                        source_line(graph_[r.producer].loc), r.consumer, graph_[r.consumer].op->name,
-                        source_line(graph_[r.consumer].loc), r.reason);
   return text;
 }
 

@@ -31,7 +31,7 @@ class Plan final : public Executable {
   const Layout* output_layout(size_t j) const override { return graph_[base_of(graph_, graph_.outputs[j])].layout; }
   int kernels() const override { return static_cast<int>(steps_.size()); }
   size_t arena_bytes() const override { return arena_; }
-  std::string explain() const override;
+  PlanFacts facts() const override;
   std::optional<std::string> first_difference(const Frame& frame) const override;
 
  private:
@@ -61,10 +61,14 @@ class Plan final : public Executable {
 
   void resolve(const Frame& frame, std::byte* arena, Bindings& out) const;
   void run_step(const Step& step, const Bindings& bindings, std::byte* arena) const;
+  void run_timed(const Bindings& bindings, std::byte* arena, RunTimes& times) const;
   std::byte* address_of(const Place& place, const Frame& frame, std::byte* arena) const;
   int32_t first_wrong_op(int member, const Frame& frame, std::byte* arena, const std::vector<Tensor>& expected) const;
   std::vector<int32_t> nodes_of(const Step& step) const;
   std::string describe(const Step& step) const;
+  KernelFacts kernel_facts(const Step& step) const;
+  std::vector<RefusalFacts> refusal_facts(const std::vector<int>& step_of) const;
+  std::vector<BufferFacts> buffer_facts() const;
 
   void find_stored();
   void lower_drafts();

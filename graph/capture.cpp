@@ -26,11 +26,6 @@ Mode initial_mode() {
   return name.empty() ? Mode::graph : parse_mode(name);
 }
 
-std::string line_of(const Loc& loc) {
-  const std::string_view file = loc.file_name();
-  return fmt::format("{}:{}", file.substr(file.rfind('/') + 1), loc.line());
-}
-
 }  // namespace
 
 Mode parse_mode(const std::string& name) {
@@ -110,15 +105,18 @@ class Recording {
   std::map<std::thread::id, std::unique_ptr<Trie>> tries_;
 };
 
+const Trie& trie_of(const Recording& recording) { return const_cast<Recording&>(recording).mine(); }
+
 namespace detail {
 
 std::shared_ptr<Recording> make_recording(CaptureOptions options, const Loc& loc) {
-  if (options.name.empty()) options.name = line_of(loc);
+  if (options.name.empty()) options.name = line_text(loc);
+  options.profile |= switch_value("REPRISE_PROFILE") == "1";
   if (options.max_pending < 1) fail("capture: expected max_pending of at least 1, got {}", options.max_pending);
   return std::make_shared<Recording>(std::move(options));
 }
 
-CaptureStats stats(const Recording& recording) { return const_cast<Recording&>(recording).mine().stats; }
+CaptureStats stats(const Recording& recording) { return trie_of(recording).stats; }
 
 void reset(Recording& recording) {
   if (thread_state.recorder) fail("reset: a capture cannot be reset while a captured function runs");
@@ -147,53 +145,6 @@ Session::~Session() {
   } catch (...) {  // the exception that ended the body is on its way already
   }
   thread_state.recorder = nullptr;
-}
-
-// ---- reports --------------------------------------------------------------------------------------------------------
-
-namespace {
-
-template <class F>
-void for_each_leaf(const TraceOp& t, F&& visit) {
-  std::vector<const TraceOp*> stack{&t};
-  while (!stack.empty()) {
-    const TraceOp* top = stack.back();
-    stack.pop_back();
-    if (top->leaf) visit(*top);
-    for (auto it = top->children.rbegin(); it != top->children.rend(); ++it) stack.push_back(it->get());
-  }
-}
-
-}  // namespace
-
-std::string explain(const Recording& recording) {
-  const Trie& trie = const_cast<Recording&>(recording).mine();
-  const CaptureStats& s = trie.stats;
-  std::string text = fmt::format(
-      "capture '{}': {} calls, {} ops, {} matched, {} run by plans; {} flushes, {} plan runs, {} plans built in {:.2f} "
-      "ms, "
-      "{} divergences\n",
-      trie.options.name, s.calls, s.ops, s.matched, s.planned, s.flushes, s.plan_runs, s.plan_builds, s.compile_ms,
-      s.divergences);
-  for (const auto& [reason, times] : trie.ends) text += fmt::format("segments ended by {}: {}\n", reason, times);
-  int path = 0;
-  for_each_leaf(trie.root, [&](const TraceOp& end) {
-    text += fmt::format("path {} of {} ops, {} times", path++, end.depth, end.leaf->hits);
-    if (end.leaf->plan)
-      text += ": " + end.leaf->plan->code->explain();
-    else
-      text += end.leaf->refusal.empty() ? ": not planned yet\n" : ": no plan: " + end.leaf->refusal + "\n";
-  });
-  for (const std::string& event : trie.events) text += event + "\n";
-  return text;
-}
-
-std::string dump(const Recording& recording) {
-  std::string text;
-  for_each_leaf(const_cast<Recording&>(recording).mine().root, [&](const TraceOp& end) {
-    if (end.leaf->plan) text += to_string(end.leaf->plan->code->graph());
-  });
-  return text;
 }
 
 }  // namespace detail

@@ -36,9 +36,10 @@ class ModeGuard {
 enum class OnMismatch : uint8_t { throw_error, log_and_use_eager };
 
 struct CaptureOptions {
-  std::string name;                                  ///< for reports; default: the line of the capture
+  std::string name = "";                             ///< for reports; default: the line of the capture
   int max_pending = 16384;                           ///< ops deferred before a flush is forced
   OnMismatch on_mismatch = OnMismatch::throw_error;  ///< what verify does
+  bool profile = false;                              ///< times every kernel, for the reports (REPRISE_PROFILE=1)
 };
 
 /// Counts since the capture was made (this thread's recordings).
@@ -57,7 +58,10 @@ namespace detail {
 std::shared_ptr<Recording> make_recording(CaptureOptions options, const Loc& loc);
 CaptureStats stats(const Recording&);
 std::string explain(const Recording&);
+std::string json(const Recording&);
+std::string dot(const Recording&);
 std::string dump(const Recording&);
+void report(const Recording&, const std::string& path);
 void reset(Recording&);
 
 /// Arms the recorder for one call; transparent if another capture is already armed on this thread.
@@ -97,8 +101,16 @@ class Captured {
   }
 
   CaptureStats stats() const { return detail::stats(*recording_); }
-  /// Regions with their ops and lines, and the reason of every miss, split and refusal to fuse.
+  // Reports, all of what the calling thread has recorded; docs/reports.md tells how to read them.
+
+  /// Kernels with their ops, lines, bytes, FLOPs and times, and the reason of every miss, split and refusal to fuse.
   std::string explain() const { return detail::explain(*recording_); }
+  /// The same as JSON.
+  std::string json() const { return detail::json(*recording_); }
+  /// The graphs of all recorded paths for Graphviz, kernels as clusters.
+  std::string dot() const { return detail::dot(*recording_); }
+  /// Writes all of it as one page that a browser opens offline. Throws if the file cannot be written.
+  void report(const std::string& path) const { detail::report(*recording_, path); }
   /// The graphs of all recorded paths as text that reads back in.
   std::string dump() const { return detail::dump(*recording_); }
   /// Forgets every recording.

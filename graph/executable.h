@@ -4,8 +4,23 @@
 #include <string>
 
 #include "reprise/core/graph.h"
+#include "reprise/graph/facts.h"
 
 namespace rp {
+
+/// How long a kernel took in the runs that were timed.
+class KernelTimes {
+ public:
+  void add(double ns);
+  int64_t runs() const { return runs_; }
+  /// Of the latest 63 runs; 0 if there were none.
+  double median_ns() const;
+
+ private:
+  std::vector<double> latest_;
+  int64_t runs_ = 0;
+};
+using RunTimes = std::vector<KernelTimes>;  // of the kernels of a plan
 
 /// What one run of a compiled graph works on.
 struct Frame {
@@ -13,6 +28,7 @@ struct Frame {
   Storage* const* storages;   // of the inputs
   std::byte* const* outputs;  // a buffer for the base of each graph output
   const uint64_t* scalars;    // the graph's parameters
+  RunTimes* times = nullptr;  // if given, each kernel is timed
 };
 
 /// A compiled graph. Immutable; runs may overlap on different threads.
@@ -25,7 +41,8 @@ class Executable {
   virtual const Layout* output_layout(size_t j) const = 0;
   virtual int kernels() const = 0;
   virtual size_t arena_bytes() const = 0;
-  virtual std::string explain() const = 0;
+  /// Everything that reports tell of it, but for what was measured.
+  virtual PlanFacts facts() const = 0;
   /// Runs kernel by kernel on copies of the frame's inputs, comparing each result with that of running the graph op by
   /// op; describes the first kernel and op that differ, if any.
   virtual std::optional<std::string> first_difference(const Frame& frame) const = 0;

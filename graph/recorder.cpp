@@ -9,7 +9,9 @@
 #include "reprise/core/infer.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
+#include "reprise/eager/nan.h"
 #include "reprise/eager/tape.h"
+#include "reprise/graph/mismatch.h"
 
 namespace rp {
 namespace {
@@ -265,13 +267,8 @@ TraceOp* Recorder::add_child(const Call& call, const Layout* out) {
 }
 
 void Recorder::diverge(const Call& call) {
-  if (current_ != &trie_.root || !pending_.empty()) {
-    const TraceOp* expected = current_->children.empty() ? nullptr : current_->children[0].get();
-    trie_.note(fmt::format("diverged after op {}: expected {}{}, got {}{}", current_->depth,
-                           expected ? expected->op->name : "the end", expected ? line_of(expected->loc) : "",
-                           call.op->name, line_of(At::where())));
-    ++trie_.stats.divergences;
-  }
+  trie_.note(divergence(*current_, call, refs_));
+  if (current_ != &trie_.root) ++trie_.stats.divergences;
   const std::vector<OperandRef> refs = refs_;  // running the pending ops must not disturb the call at hand
   run_op_by_op();
   refs_ = refs;
@@ -291,7 +288,7 @@ void Recorder::flush(std::string_view reason) {
   ++trie_.stats.flushes;
   trie_.count_end(reason);
   if (state_ == State::matching) {
-    run_pending();
+    run_pending(reason);
   } else if (state_ == State::recording) {
     if (!current_->leaf) ++trie_.stats.recordings;
     leaf_of(*current_);
@@ -313,10 +310,11 @@ Leaf& Recorder::leaf_of(TraceOp& t) {
   return *t.leaf;
 }
 
-void Recorder::run_pending() {
+void Recorder::run_pending(std::string_view reason) {
   const bool known = current_->leaf != nullptr;
+  if (!known) trie_.note(early_end(*current_, reason));
   leaf_of(*current_);
-  const LeafPlan* plan = known ? plan_for(*current_) : nullptr;
+  const LeafPlan* plan = known && !watches_nan() ? plan_for(*current_) : nullptr;
   if (!plan) return run_op_by_op();
   if (mode() == Mode::verify)
     verify_plan(*plan);
@@ -420,7 +418,7 @@ const LeafPlan* Recorder::plan_for(TraceOp& end) {
     std::vector<int32_t> all;
     std::set_union(live.begin(), live.end(), leaf.plan->live.begin(), leaf.plan->live.end(), std::back_inserter(all));
     live = std::move(all);
-    trie_.note(fmt::format("plan rebuilt: {} values are kept now", live.size()));
+    trie_.note(rebuilt(end, leaf.plan->live, live));
   }
   return build_plan(leaf, end, std::move(live));
 }

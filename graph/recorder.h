@@ -22,7 +22,7 @@ struct Trie {
   std::vector<std::pair<std::string_view, int64_t>> ends;  // why segments ended, and how often
   int64_t unrecorded = 0;                                  // segments that ran without being recorded, for lack of room
   CaptureStats stats;
-  std::vector<std::string> events;     // misses, cuts and refusals with their reasons; the latest are kept
+  std::vector<EventFacts> events;      // misses, cuts and refusals with their reasons; the latest are kept
   std::unique_ptr<Recorder> recorder;  // kept between calls
 
   Trie();
@@ -104,7 +104,7 @@ class Recorder {
   bool reads_changed(const Call& call) const;
 
   // flushing
-  void run_pending();
+  void run_pending(std::string_view reason);
   void run_op_by_op();
   void fail_pending();
   void run_plan(const LeafPlan& plan);
@@ -135,6 +135,9 @@ class Recorder {
   std::vector<Storage*> bound_storages_;
   bool running_ = false;
 };
+
+/// What the calling thread has recorded of a captured function.
+const Trie& trie_of(const Recording& recording);
 
 // For the engine's table.
 Tensor record(Recorder& recorder, const Call& call);

@@ -27,6 +27,7 @@ const LeafPlan* Recorder::build_plan(Leaf& leaf, TraceOp& end, std::vector<int32
     return nullptr;
   }
   plan->live = std::move(live);
+  if (trie_.options.profile) plan->times = std::make_unique<RunTimes>();
   leaf.plan = std::move(plan);
   ++trie_.stats.plan_builds;
   trie_.stats.compile_ms += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
@@ -108,7 +109,8 @@ void Recorder::run_plan(const LeafPlan& plan) {
   trie_.stats.output_bytes = bytes;
   running_ = true;
   try {
-    plan.code->run({bound_inputs_.data(), bound_storages_.data(), bound_outputs_.data(), scalars_.data()});
+    plan.code->run(
+        {bound_inputs_.data(), bound_storages_.data(), bound_outputs_.data(), scalars_.data(), plan.times.get()});
   } catch (...) {
     for (int32_t root : plan.live)  // what was not computed must not be read
       if (held(root)) dematerialize(*roots_[static_cast<size_t>(root)]);

@@ -27,8 +27,10 @@ Trie::~Trie() = default;
 void Trie::note(std::string event) {
   static const bool log = switch_value("REPRISE_LOG") == "1";
   if (log) std::fprintf(stderr, "reprise: capture '%s': %s\n", options.name.c_str(), event.c_str());
+  for (EventFacts& e : events)
+    if (e.text == event) return void(++e.times);
   if (events.size() == max_events) events.erase(events.begin());
-  events.push_back(std::move(event));
+  events.push_back({std::move(event)});
 }
 
 void Trie::count_end(std::string_view reason) {

@@ -19,7 +19,8 @@ struct OperandRef {
 /// A compiled plan for one set of values that outlive the segment.
 struct LeafPlan {
   std::unique_ptr<Executable> code;
-  std::vector<int32_t> live;  // root slots it keeps, ascending: its outputs
+  std::vector<int32_t> live;          // root slots it keeps, ascending: its outputs
+  std::unique_ptr<RunTimes> times{};  // where profiling is on
 };
 
 /// The end of a path.

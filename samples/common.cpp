@@ -14,6 +14,7 @@ void declare(CLI::App& app, Options& o) {
       ->capture_default_str();
   app.add_option("--seed", o.seed, "of the weights and of the order of the data")->capture_default_str();
   app.add_option("--losses", o.losses, "a file for the bits of every loss");
+  app.add_option("--report", o.report, "an HTML file that tells how the captured step ran");
   if (o.steps)
     app.add_option("--steps", o.steps, "steps of training")->check(CLI::PositiveNumber)->capture_default_str();
   if (o.batch) app.add_option("--batch", o.batch, "samples a step")->check(CLI::PositiveNumber)->capture_default_str();

@@ -18,6 +18,7 @@ struct Options {
   std::string format = "";  ///< nchw or nhwc
   std::string data = "";    ///< where the data lie
   std::string losses = "";  ///< a file for the bits of every loss; may be empty
+  std::string report = "";  ///< a file for the captured step's report; may be empty
 };
 
 /// Reads the command line over `defaults`, sets mode and seed and calls `sample`. Returns the exit status; errors are

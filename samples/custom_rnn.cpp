@@ -55,6 +55,7 @@ void train(const samples::Options& options) {
     }
   }
   progress.clear();
+  if (!options.report.empty()) step.report(options.report);
   std::printf("%s", net.summary().c_str());
   std::printf("---\n%s\n---\n", write(net, "The ", 200).c_str());
 }

@@ -39,6 +39,7 @@ void train(const samples::Options& options) {
     }
   }
   progress.clear();
+  if (!options.report.empty()) step.report(options.report);
   std::printf("%s", net.summary().c_str());
   std::printf("accuracy on new images %.2f%%\n", 100 * samples::accuracy(net, held_out));
 }

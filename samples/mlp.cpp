@@ -32,6 +32,7 @@ void train(const samples::Options& options) {
       if (i == options.steps) break;
     }
   }
+  if (!options.report.empty()) step.report(options.report);
   std::printf("%s", net.summary().c_str());
   std::printf("accuracy %.1f%%\n", 100 * samples::accuracy(net, data));
 }

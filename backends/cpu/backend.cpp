@@ -7,6 +7,7 @@
 
 #include "reprise/backends/cpu/jit.h"
 #include "reprise/backends/cpu/kernels.h"
+#include "reprise/backends/cpu/limits.h"
 #include "reprise/backends/cpu/memory.h"
 #include "reprise/backends/cpu/region_kernels.h"
 #include "reprise/backends/cpu/tile.h"
@@ -44,6 +45,8 @@ class CpuBackend final : public Backend {
   }
 
   std::unique_ptr<RegionKernel> compile(const Region& region) override { return compile_region(*this, region); }
+  Limits limits(bool all_threads) override { return cpu_limits(*this, all_threads); }
+  size_t cache_size() override { return cpu_cache_size(); }
 
  private:
   void make(Compiled& c) {
