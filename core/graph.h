@@ -31,11 +31,12 @@ struct Node {
 
 struct Graph {
   std::vector<Node> nodes;
-  std::vector<int32_t> inputs;       // nodes of op `input`, in the order of the graph's parameters
-  std::vector<int32_t> aliases;      // per input: the first input that shares its storage
-  std::vector<int32_t> outputs;      // values the caller wants
-  std::vector<int32_t> writes;       // the last write of every input storage that is written
-  int32_t parameters = 0;            // run-time scalars
+  std::vector<int32_t> inputs;   // nodes of op `input`, in the order of the graph's parameters
+  std::vector<int32_t> aliases;  // per input: the first input that shares its storage
+  std::vector<int32_t> outputs;  // values the caller wants
+  std::vector<int32_t> writes;   // the last write of every input storage that is written
+  int32_t parameters = 0;        // run-time scalars
+
   std::vector<std::string> notes{};  // what passes have done, for reports
 
   const Node& operator[](int32_t i) const { return nodes[static_cast<size_t>(i)]; }
