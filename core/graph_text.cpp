@@ -69,6 +69,16 @@ std::string list_text(const std::vector<int32_t>& list) {
   return text;
 }
 
+}  // namespace
+
+std::string field_text(const Field& field, const std::byte* attrs) {
+  if (field.type != FieldType::graph) return field_text(field, attrs, {});
+  const Graph* body = read_at<const Graph*>(attrs + field.offset, 0);
+  return body ? fmt::format("graph of {} nodes", body->size()) : "-";
+}
+
+namespace {
+
 void collect(const Graph& g, Bodies& bodies) {
   for (const Node& n : g.nodes)
     for (const Field& f : n.op->fields) {

@@ -190,7 +190,7 @@ PlanFacts Plan::facts() const {
   f.notes = graph_.notes;
   for (int32_t i = 0; i < graph_.size(); ++i)
     if (homes_.filled[static_cast<size_t>(i)])
-      f.notes.push_back(fmt::format("made in place: %{} concat{}", i, source_line(graph_[i].loc)));
+      f.notes.push_back(fmt::format("filled in place: %{} concat{}", i, source_line(graph_[i].loc)));
   f.nodes = node_facts(graph_);
   f.inputs = graph_.inputs;
   f.outputs = graph_.outputs;
