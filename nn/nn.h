@@ -2,6 +2,7 @@
 // Everything between tensors and a trained model: modules with named parameters, the usual layers and initialisers,
 // optimisers, and data sets. All of it is written with the public ops, so a layer of your own is no different from one
 // here.
+#include "reprise/nn/cells.h"
 #include "reprise/nn/dataset.h"
 #include "reprise/nn/idx.h"
 #include "reprise/nn/init.h"
@@ -9,3 +10,4 @@
 #include "reprise/nn/module.h"
 #include "reprise/nn/optim.h"
 #include "reprise/nn/progress.h"
+#include "reprise/nn/recurrent.h"
