@@ -141,6 +141,8 @@ Tensors replay(const Graph& g, const Tensors& inputs, std::span<const uint64_t> 
       for (const Tensor& t : in) operands.push_back(&t);
       values.push_back(
           apply({.op = n.op, .inputs = operands, .attrs = n.attrs, .scalars = s, .scalar_mask = n.scalar_mask}));
+      // The product of an operand without a gradient is a leaf too: the detached weight was its only way to one.
+      if (detached && detached(i) && !values.back().requires_grad()) values.back().set_requires_grad();
     }
   }
   return values;

@@ -78,6 +78,14 @@ TEST_CASE("scan and its first three derivatives are those of a loop", "[control]
   check_derivatives(net.by_scan(), net.by_loop(), net.leaves(), 3);
 }
 
+TEST_CASE("weights have gradients where the steps' inputs have none", "[control]") {
+  manual_seed(4);
+  const Net net;
+  const Tensors leaves{net.W, net.U};
+  for (const Tensor& t : leaves) t.set_requires_grad();
+  check_derivatives(net.by_scan(), net.by_loop(), leaves, 2);
+}
+
 TEST_CASE("scan in training steps has the same bits in every mode", "[control]") {
   cases::agree([](cases::Log& log) {
     Net net;
