@@ -10,7 +10,10 @@
 //
 // Parameters of several gates stand side by side in one tensor, in the order given with each cell, so that one product
 // computes them all.
-#include "reprise/nn/layers.h"
+#include <optional>
+
+#include "reprise/core/ops.h"
+#include "reprise/nn/module.h"
 
 namespace rp {
 

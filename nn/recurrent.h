@@ -4,6 +4,7 @@
 #include "reprise/eager/grad.h"
 #include "reprise/graph/control.h"
 #include "reprise/nn/cells.h"
+#include "reprise/nn/layers.h"
 
 namespace rp {
 
