@@ -40,6 +40,11 @@ bool fits(const Field& f, const Node& n, const Layouts& in) {
     const int64_t segment = n.attrs.as<SegmentAttrs>().segment;
     return segment > 0 && in[0]->rank() && in[0]->shape().back() % segment == 0;
   }
+  if (n.op == &part_op) {
+    const auto& p = n.attrs.as<PartAttrs>();
+    return within(p.axis, *in[0]) && p.start >= 0 && p.length >= 0 &&
+           p.start <= in[0]->shape()[static_cast<int>(p.axis)] - p.length;
+  }
   if (name == "axes") return n.attrs.as<ReduceAttrs>().axes >> in[0]->rank() == 0;
   if (name != "axis") return true;
   const bool scatter = n.op == &index_add_op || n.op == &scatter_add_op;
@@ -51,7 +56,8 @@ bool counts_fit(const Node& n) {
   const auto inputs = static_cast<int>(n.inputs.size()), scalars = static_cast<int>(n.scalars.size());
   if (n.op->operands < 0) return inputs > 0;
   if (n.op->kind == Kind::write) return inputs >= 2 && inputs <= 3 && !scalars;
-  if (n.op->kind != Kind::pointwise) return inputs == n.op->operands && scalars == (n.op->view_offset ? 1 : 0);
+  if (n.op->kind != Kind::pointwise)
+    return inputs == n.op->operands && scalars == (n.op->view_offset && n.op != &part_op ? 1 : 0);
   return scalars == std::popcount(n.scalar_mask) && inputs + scalars == n.op->operands &&
          n.scalar_mask >> n.op->operands == 0;
 }

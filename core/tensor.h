@@ -23,6 +23,7 @@ struct WriteHistory;
 struct Attachment {
   virtual ~Attachment() = default;
   std::unique_ptr<Attachment> next;
+  const void* kind = nullptr;  // tells the owner's type from others: the address of something of its own
 };
 
 /// Counted bytes on a device. While `data` is null the bytes are *pending*: recorded, not yet computed.

@@ -57,8 +57,7 @@ bool finite_numbers(const Call& call, Type out) {
   int scalar = 0;
   for (int k = 0; k < op.operands; ++k) {
     if (!(call.scalar_mask >> k & 1)) continue;
-    if (!finite(call.scalars.data()[scalar++], op.scalar_type ? op.scalar_type(k, out) : common))
-      return false;
+    if (!finite(call.scalars.data()[scalar++], op.scalar_type ? op.scalar_type(k, out) : common)) return false;
   }
   return true;
 }

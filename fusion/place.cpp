@@ -12,8 +12,11 @@ Place place_of(const Graph& g, int32_t node) {
   while (true) {
     const Node& n = g[place.base];
     if (n.op->kind != Kind::view && n.op->kind != Kind::write) return place;
-    if (n.op->view_offset) {
-      // Every view with an offset has one scalar, in elements along one axis of its input.
+    if (n.op == &part_op) {
+      const Layout* in = g[n.inputs[0]].layout;
+      place.offset += n.op->view_offset({*n.op, {&in, 1}, n.attrs, {}, 0});
+    } else if (n.op->view_offset) {
+      // Every other view with an offset has one scalar, in elements along one axis of its input.
       const int64_t stride =
           n.op == &slice_op ? g[n.inputs[0]].layout->strides[static_cast<int>(n.attrs.as<SliceAttrs>().axis)] : 1;
       const ScalarSource& s = n.scalars[0];

@@ -6,6 +6,7 @@
 
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
+#include "reprise/core/ops/entries.h"
 #include "reprise/core/stats.h"
 #include "reprise/fusion/control.h"
 #include "reprise/fusion/legalize.h"
@@ -58,6 +59,7 @@ Plan::Plan(Graph graph, Device device, bool fuse)
   find_stored();
   lower_drafts();
   group_updates();
+  join_cells();
   compile_steps();
   lay_out();
   bind();
@@ -160,6 +162,53 @@ void Plan::group_updates() {
   }
 }
 
+// How many equal parts of the product's columns a map reads side by side, its own columns standing where those of every
+// part stand: the gates of a recurrent cell, say. 0 if the map cannot run on columns of the product as they are
+// finished.
+int64_t Plan::groups_of(const Lowered& product, const Lowered& map) const {
+  const Region &g = product.region, &m = map.region;
+  if (g.kind != RegionKind::gemm || g.op != &matmul_op || m.kind != RegionKind::map || m.stages.size() != 1) return 0;
+  if (g.members[0].outer_count() != 1 || m.members[0].outer_count() != 1) return 0;
+  const Nest &big = g.members[0], &small = m.members[0];
+  if (!small.columns || big.rows != small.rows || big.columns % small.columns || big.columns == small.columns) return 0;
+  for (size_t x = 0; x < product.operands.size(); ++x) {
+    const Place& p = product.operands[x];
+    for (size_t y = 0; y < map.operands.size(); ++y) {
+      const Place& q = map.operands[y];
+      if (!(g.operands[x].written || m.operands[y].written) || !overlap(p, q)) continue;
+      const int64_t shift = q.offset - p.offset;
+      const bool part = g.operands[x].written && !m.operands[y].written && p.base == q.base && p.terms.empty() &&
+                        q.terms.empty() && shift >= 0 && shift % small.columns == 0 &&
+                        shift + small.columns <= big.columns && big.operands[x].column == 1 &&
+                        small.operands[y].column == 1 &&
+                        (big.rows == 1 || big.operands[x].row == small.operands[y].row);
+      if (!part) return 0;
+    }
+  }
+  return big.columns / small.columns;
+}
+
+// A product and the map behind it become one step where the map reads equal parts of the product.
+void Plan::join_cells() {
+  if (!fuse_) return;
+  constexpr int64_t most_rows = 256;  // of a product that is worth finishing column by column
+  std::vector<Step> joined;
+  for (Step& step : steps_) {
+    Step* before = joined.empty() ? nullptr : &joined.back();
+    if (before && before->members.size() == 1 && step.members.size() == 1) {
+      const Lowered &product = lowered_[static_cast<size_t>(before->members[0])],
+                    &map = lowered_[static_cast<size_t>(step.members[0])];
+      if (const int64_t groups = groups_of(product, map); groups && product.region.members[0].rows <= most_rows) {
+        before->members.push_back(step.members[0]);
+        before->groups = groups;
+        continue;
+      }
+    }
+    joined.push_back(std::move(step));
+  }
+  steps_ = std::move(joined);
+}
+
 std::unique_ptr<RegionKernel> Plan::compile_kernel(const Region& region) const {
   if (region.kind == RegionKind::control) return compile_control(region, device_, fuse_);
   return backend_->compile(region);
@@ -167,14 +216,15 @@ std::unique_ptr<RegionKernel> Plan::compile_kernel(const Region& region) const {
 
 void Plan::compile_steps() {
   for (Step& step : steps_) {
-    const int first = step.members[0];
-    Region region = lowered_[static_cast<size_t>(first)].region;
-    region.members.clear();
-    for (int m : step.members) {
-      const auto& members = lowered_[static_cast<size_t>(m)].region.members;
-      region.members.insert(region.members.end(), members.begin(), members.end());
+    const auto lowered = [&](size_t m) -> const Lowered& { return lowered_[static_cast<size_t>(step.members[m])]; };
+    Region region = lowered(0).region;
+    if (step.groups) {
+      region.after = std::make_shared<const Region>(lowered(1).region);
+      region.groups = step.groups;
     }
-    step.loc = graph_[partition_.drafts[static_cast<size_t>(first)].nodes[0]].loc;
+    for (size_t m = 1; m < step.members.size() && !step.groups; ++m)
+      region.members.insert(region.members.end(), lowered(m).region.members.begin(), lowered(m).region.members.end());
+    step.loc = graph_[partition_.drafts[static_cast<size_t>(step.members[0])].nodes[0]].loc;
     step.kernel = compile_kernel(region);
   }
 }
@@ -236,8 +286,10 @@ void Plan::bind() {
     step.first_scalar = static_cast<int>(scalars_.size());
     for (int m : step.members)
       for (const Place& place : lowered_[static_cast<size_t>(m)].operands) operands_.push_back(operand_of(place));
-    const Lowered& first = lowered_[static_cast<size_t>(step.members[0])];
-    scalars_.insert(scalars_.end(), first.scalars.begin(), first.scalars.end());
+    for (size_t m = 0; m < (step.groups ? step.members.size() : 1); ++m) {
+      const Lowered& l = lowered_[static_cast<size_t>(step.members[m])];
+      scalars_.insert(scalars_.end(), l.scalars.begin(), l.scalars.end());
+    }
   }
 }
 

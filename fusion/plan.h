@@ -53,6 +53,7 @@ class Plan final : public Executable {
     int64_t scratch;           // where in the arena
     std::vector<int> members;  // indices into lowered_: several for a grouped step
     Loc loc;
+    int64_t groups = 0;  // not 0: a product and the map that runs on columns of its parts
   };
   struct Twin {
     int32_t from, to;
@@ -78,6 +79,8 @@ class Plan final : public Executable {
   void lower_apart(const Draft& draft);
   bool overlap(const Place& a, const Place& b) const;
   void group_updates();
+  void join_cells();
+  int64_t groups_of(const Lowered& product, const Lowered& map) const;
   void lay_out();
   void bind();
   Operand operand_of(const Place& place);

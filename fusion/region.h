@@ -2,6 +2,7 @@
 // From a graph to what a backend runs. `partition` splits a graph into regions, each of which becomes one kernel;
 // `lower` turns a region's ops into loop-IR programs over a nest of loops; the plan lays out memory and orders the
 // kernels.
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -82,6 +83,11 @@ struct Region {
   const Op* op = nullptr;
   Attrs attrs{};
   std::vector<int32_t> results;
+  // gemm: a map over the rows of C and the columns of one of `groups` equal parts of C; it reads C part by part, its
+  // columns where its own stand. It runs on columns whose parts of C are finished and still hot. Its operands and
+  // scalars follow the product's.
+  std::shared_ptr<const Region> after{};
+  int64_t groups = 1;
 };
 
 }  // namespace rp

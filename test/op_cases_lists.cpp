@@ -59,6 +59,16 @@ Cases slice_cases(const Op& op, DType d) {
   return cases;
 }
 
+Cases part_cases(const Op& op, DType d) {
+  Cases cases;
+  for (const PartAttrs& p : {PartAttrs{1, 2, 1}, PartAttrs{2, 3, 0}, PartAttrs{0, 0, 0}, PartAttrs{3, 3, 1}}) {
+    OpCase c{.op = &op, .inputs = {values({5, 6}, d)}, .attrs = p, .out = {5, 6}};
+    c.out[static_cast<int>(p.axis)] = p.length;
+    cases.push_back(c);
+  }
+  return cases;
+}
+
 Cases as_strided_cases(const Op& op, DType d) {
   Cases cases;
   const std::pair<Strides, int64_t> parts[] = {{{5, 2}, 1}, {{1, 2}, 0}, {{4, 1}, 3}};
@@ -254,6 +264,7 @@ const std::map<std::string_view, List>& lists() {
       {"permute", {permute_cases}},
       {"expand", {expand_cases}},
       {"slice", {slice_cases}},
+      {"part", {part_cases}},
       {"as_strided", {as_strided_cases}},
       {"matmul", {matmul_cases, DType::i32}},
       {"segmented_matmul", {segmented_cases, DType::i32}},

@@ -289,6 +289,24 @@ void gemm(const GemmShape& shape, const T* a, const PackedB<T>& b, T* c, const E
   multiply(Product<T>{kernels<T>(), shape, a, nullptr, &b, c, epilogue});
 }
 
+template <class T>
+void gemm_columns(const GemmShape& shape, const T* a, const T* b, const PackedB<T>* packed, T* c,
+                  const Epilogue* epilogue, int64_t column, int64_t columns) {
+  const Product<T> x{kernels<T>(), shape, a, b, packed, c, epilogue};
+  multiply_part(x, {0, shape.m, column, columns}, x.k_step());
+}
+
+template <class T>
+int64_t gemm_width() {
+  return kernels<T>().width;
+}
+
+template int64_t gemm_width<float>();
+template int64_t gemm_width<double>();
+template void gemm_columns(const GemmShape&, const float*, const float*, const PackedB<float>*, float*, const Epilogue*,
+                           int64_t, int64_t);
+template void gemm_columns(const GemmShape&, const double*, const double*, const PackedB<double>*, double*,
+                           const Epilogue*, int64_t, int64_t);
 template class PackedB<float>;
 template class PackedB<double>;
 template class PackedB<int32_t>;

@@ -64,6 +64,15 @@ void gemm(const GemmShape& shape, const T* a, const T* b, T* c, const Epilogue* 
 template <class T>
 void gemm(const GemmShape& shape, const T* a, const PackedB<T>& b, T* c, const Epilogue* epilogue = nullptr);
 
+/// Columns [column, column + columns) alone, on the calling thread; `column` is a multiple of `gemm_width<T>()`, and k
+/// at least 1. B comes packed or, if that is null, as it is.
+template <class T>
+void gemm_columns(const GemmShape& shape, const T* a, const T* b, const PackedB<T>* packed, T* c,
+                  const Epilogue* epilogue, int64_t column, int64_t columns);
+/// Columns of a panel in the kernels' order.
+template <class T>
+int64_t gemm_width();
+
 template <class T>
 std::unique_ptr<PackedB<T>> pack_b(int64_t k, int64_t n, const T* b, int64_t b_row, int64_t b_col) {
   return std::make_unique<PackedB<T>>(k, n, b, b_row, b_col);

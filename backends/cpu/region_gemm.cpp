@@ -1,4 +1,6 @@
 // Matrix products with a fused epilogue.
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <mutex>
 #include <optional>
@@ -15,15 +17,21 @@ namespace {
 
 constexpr int64_t min_packed_elements = 4096;  // smaller right operands are packed as fast as they are found
 
+// Of a product with a map on its parts: what is worth cutting up, what is worth sharing among threads, and how much of
+// C stays in the nearest cache.
+constexpr int64_t min_part_work = 1 << 16, min_shared_work = 500'000, hot_bytes = 32 << 10;
+
 constexpr int max_attachments = 8;  // of one storage: a data set whose slices are factors must not collect them
 
 // A packed right operand, kept beside the weight's storage until the weight changes.
 template <class T>
 struct PackedWeight final : Attachment {
+  static constexpr char tag = 0;
+  PackedWeight() { kind = &tag; }
   const std::byte* data;
   int64_t k, n, b_row, b_col;
   uint32_t content;
-  std::shared_ptr<const PackedB<T>> packed;
+  std::unique_ptr<const PackedB<T>> packed;
 };
 
 std::mutex& packed_mutex() {
@@ -31,21 +39,23 @@ std::mutex& packed_mutex() {
   return mutex;
 }
 
-// The packed copy of a right operand that has been seen with the same content before; null on the first sight.
+// The packed copy of a right operand that has been seen with the same content before; null on the first sight. It lasts
+// as long as nobody writes to the storage, which nobody may while a product reads it.
 template <class T>
-std::shared_ptr<const PackedB<T>> packed_weight(Storage& storage, const std::byte* data, const GemmShape& s) {
+const PackedB<T>* packed_weight(Storage& storage, const std::byte* data, const GemmShape& s) {
   std::lock_guard lock(packed_mutex());
   int others = 0;
   for (Attachment* a = storage.attached.get(); a; a = a->next.get(), ++others) {
-    auto* w = dynamic_cast<PackedWeight<T>*>(a);
-    if (!w || w->data != data || w->k != s.k || w->n != s.n || w->b_row != s.b_row || w->b_col != s.b_col) continue;
+    if (a->kind != &PackedWeight<T>::tag) continue;
+    auto* w = static_cast<PackedWeight<T>*>(a);
+    if (w->data != data || w->k != s.k || w->n != s.n || w->b_row != s.b_row || w->b_col != s.b_col) continue;
     if (w->content != storage.content && !(planted(Defect::stale_pack) && w->packed)) {
       w->content = storage.content;
       w->packed = nullptr;
     } else if (!w->packed) {
       w->packed = pack_b(s.k, s.n, reinterpret_cast<const T*>(data), s.b_row, s.b_col);
     }
-    return w->packed;
+    return w->packed.get();
   }
   if (others >= max_attachments) return nullptr;
   auto w = std::make_unique<PackedWeight<T>>();
@@ -80,6 +90,7 @@ class GemmKernel final : public RegionKernel {
       s.column *= element;
       steps_.push_back(s);
     }
+    if (region.after) take_after(backend, *region.after);
   }
 
   void run(const RegionCall& call) const override {
@@ -97,7 +108,12 @@ class GemmKernel final : public RegionKernel {
       parallel_for(batches_, std::max<int64_t>(1, 500000 / work), one);
   }
 
-  std::string form() const override { return stage_ ? "gemm, " + stage_->compiled->form : "gemm"; }
+  std::string form() const override {
+    std::string text = "gemm";
+    if (stage_) text += ", " + stage_->compiled->form;
+    if (after_) text += fmt::format(", {} on columns of {} parts", after_->compiled->form, region_.groups);
+    return text;
+  }
 
  private:
   std::byte* pointer(const RegionCall& call, size_t operand, int64_t batch) const {
@@ -130,10 +146,76 @@ class GemmKernel final : public RegionKernel {
         block.base[k] = pointer(call, static_cast<size_t>(stage_->stage.slots[k].index), batch);
     const Epilogue* after = stage_ ? &epilogue : nullptr;
     Storage* storage = call.storages[1];
-    if constexpr (std::is_floating_point_v<T>)
+    const PackedB<T>* packed = nullptr;
+    if constexpr (std::is_floating_point_v<T>) {
       if (storage && !storage->exposed && shape_.k * shape_.n >= min_packed_elements)
-        if (const auto packed = packed_weight<T>(*storage, right, shape_)) return gemm(shape_, a, *packed, c, after);
-    gemm(shape_, a, b, c, after);
+        packed = packed_weight<T>(*storage, right, shape_);
+      if (after_ && in_parts<T>()) return run_in_parts(call, a, b, packed, c, after);
+    }
+    if (packed)
+      gemm(shape_, a, *packed, c, after);
+    else
+      gemm(shape_, a, b, c, after);
+    if (after_) run_after(call, 0, shape_.n / region_.groups);
+  }
+
+  // ---- with a map on columns of the product's parts ----
+
+  void take_after(Backend& backend, const Region& map) {
+    after_ = compile_stage(backend, map.stages[0]);
+    for (size_t k = 0; k < map.operands.size(); ++k) {
+      const auto element = static_cast<int64_t>(rp::size_of(map.operands[k].layout->dtype()));
+      const Nest::Steps& s = map.members[0].operands[k];
+      after_steps_.push_back({{}, s.row * element, s.column * element});
+    }
+  }
+
+  // Products too small to be worth cutting up are finished first.
+  template <class T>
+  bool in_parts() const {
+    return shape_.k > 0 && shape_.n / region_.groups % gemm_width<T>() == 0 &&
+           shape_.m * shape_.n * shape_.k > min_part_work;
+  }
+
+  // Some columns at a time: their part of every group, then the map on them, while all that is in the nearest cache.
+  template <class T>
+  void run_in_parts(const RegionCall& call, const T* a, const T* b, const PackedB<T>* packed, T* c,
+                    const Epilogue* epilogue) const {
+    const int64_t units = shape_.n / region_.groups, width = gemm_width<T>(), panels = units / width;
+    const int64_t threads =
+        in_parallel_region() || shape_.m * shape_.n * shape_.k < min_shared_work ? 1 : thread_count();
+    const int64_t fits = hot_bytes / (shape_.m * region_.groups * width * static_cast<int64_t>(sizeof(T)));
+    const int64_t step = std::clamp<int64_t>(fits, 1, std::max<int64_t>(1, panels / threads));
+    const int64_t blocks = (panels + step - 1) / step;
+    const auto run = [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t first = i * step * width, columns = std::min(units, (i + 1) * step * width) - first;
+        for (int64_t g = 0; g < region_.groups; ++g)
+          gemm_columns(shape_, a, b, packed, c, epilogue, g * units + first, columns);
+        run_after(call, first, columns);
+      }
+    };
+    if (threads == 1)
+      run(0, blocks);
+    else
+      parallel_for(blocks, 1, run);
+  }
+
+  void run_after(const RegionCall& call, int64_t column, int64_t columns) const {
+    KernelArgs args;
+    args.rows = shape_.m;
+    args.columns = columns;
+    args.scalars = call.scalars + region_.scalars;
+    args.context = after_->compiled->context;
+    args.index = static_cast<uint32_t>(column);
+    args.index_row = static_cast<uint32_t>(shape_.n / region_.groups);
+    for (size_t k = 0; k < after_->stage.slots.size(); ++k) {
+      const auto operand = static_cast<size_t>(after_->stage.slots[k].index);
+      const Nest::Steps& s = after_steps_[operand];
+      args.pointers[k] = call.pointers[region_.operands.size() + operand] + column * s.column;
+      args.row_strides[k] = s.row;
+    }
+    after_->compiled->run(&args);
   }
 
   static void run_epilogue(const void* context, int64_t row, int64_t rows, int64_t column, int64_t columns) {
@@ -155,7 +237,8 @@ class GemmKernel final : public RegionKernel {
   }
 
   Region region_;
-  std::optional<CompiledStage> stage_;
+  std::optional<CompiledStage> stage_, after_;
+  std::vector<Nest::Steps> after_steps_;  // in bytes
   GemmShape shape_;
   Dims batch_;
   int64_t batches_ = 1;

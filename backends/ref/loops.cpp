@@ -75,6 +75,15 @@ Reals slice(const LoopCall& c) {
   });
 }
 
+Reals part(const LoopCall& c) {
+  const Shape& s = c.inputs[0].shape;
+  const auto& a = c.attrs.as<PartAttrs>();
+  return pick(c, [&](Dims at) {
+    at[static_cast<int>(a.axis)] += a.start;
+    return number(at, s);
+  });
+}
+
 Reals as_strided(const LoopCall& c) {
   const Strides& strides = c.attrs.as<SpecAttrs>().spec->strides;
   return pick(c, [&](const Dims& at) {
@@ -256,6 +265,7 @@ Loop find_loop(std::string_view op) {
       {"permute", permute},
       {"expand", expand},
       {"slice", slice},
+      {"part", part},
       {"as_strided", as_strided},
       {"sum", sum},
       {"max", max},

@@ -82,6 +82,14 @@ struct ResultAttrs {
   static constexpr Field fields[] = {{"spec", FieldType::spec, 0}, {"index", FieldType::i64, 8}};
 };
 
+/// Part of one axis whose start is fixed, such as one of several equal parts.
+struct PartAttrs {
+  int64_t start, length;
+  int64_t axis;
+  static constexpr Field fields[] = {
+      {"start", FieldType::i64, 0}, {"length", FieldType::i64, 8}, {"axis", FieldType::i64, 16}};
+};
+
 struct CastAttrs {
   int32_t dtype;  // a DType
   static constexpr Field fields[] = {{"dtype", FieldType::dtype, 0}};

@@ -25,6 +25,10 @@ const Layout* token() {
 const Layout* scan_shape(const ShapeCall& c) {
   const auto& a = c.attrs.as<ControlAttrs>();
   check_counts(c, a.body, c.inputs.size(), static_cast<size_t>(a.results));
+  if (a.carries < 0 || a.inputs < 0 || a.length < 0 || a.results < a.carries ||
+      static_cast<size_t>(a.carries) + static_cast<size_t>(a.inputs) > c.inputs.size())
+    fail("scan: {} carries and {} inputs do not fit {} operands and {} results", a.carries, a.inputs, c.inputs.size(),
+         a.results);
   const auto carries = static_cast<size_t>(a.carries), inputs = static_cast<size_t>(a.inputs);
   for (size_t i = 0; i < c.inputs.size(); ++i) {
     const bool sliced = i >= carries && i < carries + inputs;
@@ -38,6 +42,7 @@ const Layout* scan_shape(const ShapeCall& c) {
 
 const Layout* branch_shape(const ShapeCall& c) {
   const auto& a = c.attrs.as<ControlAttrs>();
+  if (c.inputs.empty()) fail("cond: expected a predicate");
   for (const Graph* branch : {a.body, a.other}) {
     check_counts(c, branch, c.inputs.size() - 1, static_cast<size_t>(a.results));
     for (size_t i = 1; i < c.inputs.size(); ++i)
@@ -48,6 +53,8 @@ const Layout* branch_shape(const ShapeCall& c) {
 
 const Layout* while_shape(const ShapeCall& c) {
   const auto& a = c.attrs.as<ControlAttrs>();
+  if (a.carries < 0 || a.closed < 0 || static_cast<size_t>(a.carries) + static_cast<size_t>(a.closed) > c.inputs.size())
+    fail("while_loop: {} carries do not fit {} operands", a.carries, c.inputs.size());
   check_counts(c, a.body, c.inputs.size() - static_cast<size_t>(a.closed), static_cast<size_t>(a.carries));
   check_counts(c, a.other, static_cast<size_t>(a.carries + a.closed), 1);
   return token();

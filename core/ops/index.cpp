@@ -193,7 +193,8 @@ Tensors split(In x, int64_t parts, int axis) {
   const int64_t n = x->shape()[a];
   if (parts < 1 || n % parts) fail("split: an extent of {} does not split into {} equal parts", n, parts);
   Tensors result;
-  for (int64_t i = 0; i < parts; ++i) result.push_back(x->slice(a, i * (n / parts), (i + 1) * (n / parts)));
+  for (int64_t i = 0; i < parts; ++i)
+    result.push_back(call(part_op, {&x.tensor}, PartAttrs{i * (n / parts), n / parts, a}));
   return result;
 }
 

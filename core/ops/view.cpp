@@ -99,6 +99,26 @@ Tensors slice_gradient(const GradCall& c) {
   return {dx};
 }
 
+const Layout* part_shape(const ShapeCall& c) {
+  const auto& p = c.attrs.as<PartAttrs>();
+  Spec spec = c.inputs[0]->spec;
+  spec.shape[static_cast<int>(p.axis)] = p.length;
+  return intern(spec, c.inputs[0]->strides);
+}
+
+int64_t part_offset(const ShapeCall& c) {
+  const auto& p = c.attrs.as<PartAttrs>();
+  return p.start * c.inputs[0]->strides[static_cast<int>(p.axis)];
+}
+
+Tensors part_gradient(const GradCall& c) {
+  const auto& p = c.attrs().as<PartAttrs>();
+  const Spec& in = c.input_spec(0);
+  const Tensor dx = zeros(in.shape, in.dtype);
+  dx.slice(static_cast<int>(p.axis), p.start, p.start + p.length).copy_(c.dy());
+  return {dx};
+}
+
 Tensors as_strided_gradient(const GradCall& c) {
   const Spec& in = c.input_spec(0);
   const Tensor dx = zeros(in.shape, in.dtype);
@@ -133,6 +153,13 @@ constinit const Op slice_op{.name = "slice",
                             .gradient = {slice_gradient},
                             .fields = SliceAttrs::fields};
 
+constinit const Op part_op{.name = "part",
+                           .kind = Kind::view,
+                           .shape = part_shape,
+                           .view_offset = part_offset,
+                           .gradient = {part_gradient},
+                           .fields = PartAttrs::fields};
+
 static constinit const Op as_strided_op{.name = "as_strided",
                                         .kind = Kind::view,
                                         .shape = given_spec,
@@ -141,7 +168,7 @@ static constinit const Op as_strided_op{.name = "as_strided",
                                         .fields = SpecAttrs::fields};
 
 Entries view_entries() {
-  static constexpr const Op* entries[] = {&reshape_op, &permute_op, &expand_op, &slice_op, &as_strided_op};
+  static constexpr const Op* entries[] = {&reshape_op, &permute_op, &expand_op, &slice_op, &part_op, &as_strided_op};
   return entries;
 }
 
