@@ -51,6 +51,7 @@ struct ThreadState {
   bool grad = true;              // ops may be noted on the tape
   bool tracing = false;          // `recorder` traces a body: its own values have no elements, and nothing else may change
   int8_t watch_nan = -1;         // results are searched for NaN and Inf: 1 yes, 0 no, -1 the switch is not read yet
+  bool cutting = false;          // a body is traced that may be differentiated: its graph says where histories end
 };
 inline constinit thread_local ThreadState thread_state;
 

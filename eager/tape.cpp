@@ -251,7 +251,9 @@ void Tensor::set_grad(const Tensor& g, Loc loc) const {
 Tensor Tensor::detach(Loc loc) const {
   At at(loc);
   layout();
-  return bare_alias(*this);
+  if (!thread_state.cutting || !is_floating(dtype())) return bare_alias(*this);
+  const Tensor* input[] = {this};
+  return apply({.op = &detach_op, .inputs = input});
 }
 
 void Tensor::backward(Loc loc) const { backward(Tensor(), false, loc); }
@@ -267,6 +269,10 @@ bool grad_enabled() { return thread_state.grad; }
 
 Tensor CustomGradient::operator()(const Tensors& inputs, Loc loc) const {
   At at(loc);
+  if (thread_state.cutting)
+    fail(
+        "custom gradient: the body of a control op is differentiated op by op, so that a backward function is of no "
+        "use");
   Tensors bare;
   for (const Tensor& t : inputs) bare.push_back(t.detach());
   Tensor y = no_grad([&] { return forward(bare); });

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "reprise/core/infer.h"
+#include "reprise/graph/control_call.h"
 #include "reprise/graph/recorder.h"
 
 namespace rp {
@@ -95,15 +96,8 @@ TracedBody Recorder::trace(Trie& trie, const std::vector<const Layout*>& layouts
 Graph Recorder::trace_composite(const std::vector<const Layout*>& layouts, const BodyFunction& body) {
   Trie trie;
   Recorder recorder(trie);
-  const bool grad = std::exchange(thread_state.grad, false);
-  std::vector<int32_t> outputs;
-  try {
-    outputs = recorder.run_abstract(layouts, body);
-  } catch (...) {
-    thread_state.grad = grad;
-    throw;
-  }
-  thread_state.grad = grad;
+  const GradScope off(false);
+  const std::vector<int32_t> outputs = recorder.run_abstract(layouts, body);
   return build_graph(recorder.path_to(recorder.current_), recorder.external_specs(), outputs, &recorder.scalars_);
 }
 

@@ -88,6 +88,17 @@ class Draws {
   uint64_t first_;
 };
 
+// While the user's body is traced: if it may be differentiated, its graph must say where histories end.
+class Cutting {
+ public:
+  Cutting() : before_(std::exchange(thread_state.cutting, thread_state.grad)) {}
+  ~Cutting() { thread_state.cutting = before_; }
+  Cutting(const Cutting&) = delete;
+
+ private:
+  bool before_;
+};
+
 template <class... Lists>
 Tensors joined(const Lists&... lists) {
   Tensors all;
@@ -185,6 +196,7 @@ Tensors scan(const Tensors& init, const Tensors& xs, const ScanOptions& options,
   Effects effects{{}, carry.size(), carry.size()};
   const Draws draws;
   const auto step = [&](const Tensors& in) {
+    const Cutting cutting;
     draws.restart();
     Tensors outputs;
     const Tensors next = body.call({in.begin(), in.begin() + split}, {in.begin() + split, in.end()}, outputs);
@@ -210,10 +222,14 @@ Tensors cond(const Tensor& predicate, const std::function<Tensors()>& yes, const
     fail("cond: expected a bool tensor of one element, got {}", to_string(predicate.spec()));
   const Draws draws;  // both branches take theirs, whichever runs
   const auto first = [&](const Tensors&) {
+    const Cutting cutting;
     draws.restart();
     return yes();
   };
-  const auto second = [&](const Tensors&) { return no(); };
+  const auto second = [&](const Tensors&) {
+    const Cutting cutting;
+    return no();
+  };
   Effects effects{{}, 0, 0};
   TracedBody if_true = Recorder::trace(trie_of(loc, 0), {}, first),
              if_not = Recorder::trace(trie_of(loc, 2), {}, second);
@@ -241,6 +257,7 @@ Tensors while_loop(const std::function<Tensor(const Tensors&)>& test, const Cont
   Effects effects{{}, own.size(), own.size()};
   const Draws draws;
   const auto step = [&](const Tensors& in) {
+    const Cutting cutting;
     draws.restart();
     Tensors none;
     const Tensors next = body.call(in, {}, none);
@@ -251,6 +268,7 @@ Tensors while_loop(const std::function<Tensor(const Tensors&)>& test, const Cont
   call.step = trace_step(loc, 2, layouts_of(own), step, effects);
   call.carry = joined(own, effects.states());
   const auto condition = [&](const Tensors& in) {
+    const Cutting cutting;
     const Tensor t = test(in);
     if (t.dtype() != DType::boolean || t.numel() != 1)
       fail("while_loop: expected a condition of one bool, got {}", to_string(t.spec()));

@@ -46,15 +46,19 @@ Tensors replay_control(const Op& op, const Tensors& inputs, const ControlAttrs& 
 /// The gradients of `outputs`, given theirs in `seeds`, for `targets`; undefined where there is none.
 Tensors gradients_of(const Tensors& outputs, const Tensors& seeds, const Tensors& targets);
 
-/// Switches noting on or off for a scope.
+/// Switches noting on or off for a scope that calls no code of the user.
 class GradScope {
  public:
-  explicit GradScope(bool on) : before_(std::exchange(thread_state.grad, on)) {}
-  ~GradScope() { thread_state.grad = before_; }
+  explicit GradScope(bool on)
+      : before_(std::exchange(thread_state.grad, on)), cutting_(std::exchange(thread_state.cutting, false)) {}
+  ~GradScope() {
+    thread_state.grad = before_;
+    thread_state.cutting = cutting_;
+  }
   GradScope(const GradScope&) = delete;
 
  private:
-  bool before_;
+  bool before_, cutting_;
 };
 
 /// The layout of a value of each step, stacked.

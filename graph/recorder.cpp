@@ -176,7 +176,13 @@ Tensor Recorder::record(const Call& call) {
     Unrecorded guard;
     return run_now(call);
   }
-  if (state_ == State::tracing) return note_abstract(call);
+  if (state_ == State::tracing) {
+    const Tensor y = note_abstract(call);
+    const bool value = call.op->kind != Kind::write && call.op->kind != Kind::control;
+    if (!thread_state.cutting || thread_state.grad || !value || !is_floating(y.dtype())) return y;
+    const Tensor* noted_nowhere[] = {&y};
+    return note_abstract({.op = &detach_op, .inputs = noted_nowhere});
+  }
   ++trie_.stats.ops;
   if (writes_exposed(call)) {  // others may look at these elements at any time
     flush("a write to elements whose raw pointer has escaped");

@@ -86,6 +86,27 @@ TEST_CASE("weights have gradients where the steps' inputs have none", "[control]
   check_derivatives(net.by_scan(), net.by_loop(), leaves, 2);
 }
 
+TEST_CASE("gradients end in a body where its author ends them", "[control]") {
+  manual_seed(6);
+  const Tensor x = draw({2, 3}).set_requires_grad(), w = draw({3, 3}).set_requires_grad(), xs = draw({4, 2, 3});
+  const auto step = [&](const Tensor& h, const Tensor& v) {
+    const Tensor still = no_grad([&] { return sigmoid(matmul(h, w) + v); });
+    const Tensor slope = grad({sum(tanh(v * w.select(0, 0)))}, {w})[0].select(0, 0);
+    return tanh(matmul(h, w.detach()) + matmul(h.detach(), w)) * still + v + slope;
+  };
+  Tensor h = x;
+  for (int t = 0; t < 4; ++t) h = step(h, xs.select(0, t));
+  const Tensor by_scan = scan(step, x, xs);
+  CHECK(distance(by_scan, h) == 0);
+  check_derivatives(sum(by_scan * by_scan), sum(h * h), {x, w}, 2);
+  const Tensor one = scalar(1, f64);
+  const Tensor chosen = cond(one > 0, [&] { return x * x.detach(); }, [&] { return x; });
+  CHECK(distance(grad({sum(chosen)}, {x})[0], x) == 0);
+  const CustomGradient custom{.forward = [](const Tensors& in) { return in[0]; },
+                              .backward = [](const Tensors&, const Tensor&, const Tensor& dy) { return Tensors{dy}; }};
+  CHECK_THROWS_WITH(scan([&](const Tensor& c) { return custom({c}); }, x, {.length = 2}), Contains("custom gradient"));
+}
+
 TEST_CASE("scan in training steps has the same bits in every mode", "[control]") {
   cases::agree([](cases::Log& log) {
     Net net;

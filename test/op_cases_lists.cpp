@@ -81,6 +81,8 @@ Cases as_strided_cases(const Op& op, DType d) {
   return cases;
 }
 
+Cases detach_cases(const Op& op, DType d) { return {{.op = &op, .inputs = {values({3, 4}, d)}, .out = {3, 4}}}; }
+
 // ---- products and compositions ----
 
 Cases matmul_cases(const Op& op, DType d) {
@@ -265,6 +267,7 @@ const std::map<std::string_view, List>& lists() {
       {"expand", {expand_cases}},
       {"slice", {slice_cases}},
       {"part", {part_cases}},
+      {"detach", {detach_cases}},
       {"as_strided", {as_strided_cases}},
       {"matmul", {matmul_cases, DType::i32}},
       {"segmented_matmul", {segmented_cases, DType::i32}},

@@ -266,6 +266,7 @@ Loop find_loop(std::string_view op) {
       {"expand", expand},
       {"slice", slice},
       {"part", part},
+      {"detach", reshape},
       {"as_strided", as_strided},
       {"sum", sum},
       {"max", max},

@@ -7,7 +7,7 @@ namespace rp {
 // structure
 extern const Op input_op, write_op;
 // views
-extern const Op reshape_op, permute_op, expand_op, slice_op, part_op;
+extern const Op reshape_op, permute_op, expand_op, slice_op, part_op, detach_op;
 // pointwise
 extern const Op full_op, cast_op, copy_op, add_op, mul_op;
 // Random ops: their first scalars are the low and high words of the seed, then those of the position.

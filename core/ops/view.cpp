@@ -159,6 +159,8 @@ constinit const Op part_op{.name = "part",
                            .view_offset = part_offset,
                            .gradient = {part_gradient},
                            .fields = PartAttrs::fields};
+constinit const Op detach_op{
+    .name = "detach", .kind = Kind::view, .shape = [](const ShapeCall& c) { return c.inputs[0]; }};
 
 static constinit const Op as_strided_op{.name = "as_strided",
                                         .kind = Kind::view,
@@ -168,7 +170,8 @@ static constinit const Op as_strided_op{.name = "as_strided",
                                         .fields = SpecAttrs::fields};
 
 Entries view_entries() {
-  static constexpr const Op* entries[] = {&reshape_op, &permute_op, &expand_op, &slice_op, &part_op, &as_strided_op};
+  static constexpr const Op* entries[] = {&reshape_op, &permute_op, &expand_op,    &slice_op,
+                                          &part_op,    &detach_op,  &as_strided_op};
   return entries;
 }
 
