@@ -340,7 +340,7 @@ std::string compare_forms(const Cell& cell) {
 
 // ---- mode against mode ----
 
-std::string train(const Cell& cell, Form form, Mode mode) {
+std::string train(const Cell& cell, Form form, Mode mode, CaptureStats* seen) {
   ModeGuard guard(mode);
   const DType dtype = cell.f32 ? DType::f32 : DType::f64;
   Weights weights = weights_of(cell, dtype);
@@ -361,30 +361,36 @@ std::string train(const Cell& cell, Form form, Mode mode) {
   // Both numbers of steps are met often enough to be recorded, planned and met again.
   for (int call : {0, 2, 4, 1, 3, 6, 5}) log.add(step(given(cell, dtype, call)));
   log.add(weights.all());
+  if (seen) {
+    seen->ops += step.stats().ops;
+    seen->planned += step.stats().planned;
+  }
   return log.text;
 }
 
-std::string compare_modes(const Cell& cell, Form form, const char* name) {
-  const std::string eager = train(cell, form, Mode::eager);
+std::string compare_modes(const Cell& cell, Form form, const char* name, CaptureStats* seen) {
+  const std::string eager = train(cell, form, Mode::eager, nullptr);
   for (Mode mode : {Mode::graph, Mode::verify})
-    if (train(cell, form, mode) != eager)
+    if (train(cell, form, mode, seen) != eager)
       return fmt::format("{}: other bits in {} mode", name, mode == Mode::graph ? "graph" : "verify");
   return {};
 }
 
 // ---- many ----
 
-void check(uint64_t first, uint64_t count, uint64_t modes_of_one_in) {
+void check(uint64_t first, uint64_t count) {
+  CaptureStats seen;
   for (uint64_t seed = first; seed < first + count; ++seed) {
     const Cell cell = generate(seed);
-    const bool modes = seed % modes_of_one_in == 0;
-    const std::string text = problem(cell, modes);
+    const std::string text = problem(cell, &seen);
     CHECK(text.empty());
     if (text.empty()) continue;
+    // A smaller cell must fail in the same way, as far as the first word tells.
     const std::string kind = text.substr(0, text.find(' '));
-    const Cell small = shrink(cell, [&](const Cell& c) { return problem(c, modes).substr(0, text.find(' ')) == kind; });
-    FAIL_CHECK("seed " << seed << ": " << text << "\n" << to_text(small) << "\n" << problem(small, modes));
+    const Cell small = shrink(cell, [&](const Cell& c) { return problem(c).starts_with(kind); });
+    FAIL_CHECK("seed " << seed << ": " << text << "\n" << to_text(small) << "\n" << problem(small));
   }
+  CHECK(2 * seen.planned > seen.ops);  // else agreement would mean little
 }
 
 }  // namespace
@@ -402,11 +408,11 @@ const std::vector<const Op*>& smooth_ops(int operands) {
   return lists[static_cast<size_t>(operands)];
 }
 
-std::string problem(const Cell& cell, bool modes) {
+std::string problem(const Cell& cell, CaptureStats* seen) {
   try {
     std::string text = compare_forms(cell);
-    if (text.empty() && modes) text = compare_modes(cell, by_scan, "scan");
-    if (text.empty() && modes) text = compare_modes(cell, by_loop, "loop");
+    if (text.empty()) text = compare_modes(cell, by_scan, "scan", seen);
+    if (text.empty()) text = compare_modes(cell, by_loop, "loop", seen);
     return text;
   } catch (const std::exception& e) {
     return std::string("throws ") + e.what();
@@ -415,8 +421,8 @@ std::string problem(const Cell& cell, bool modes) {
 
 }  // namespace cells
 
-TEST_CASE("random cells: a scan is the loop it stands for, in every mode") { cells::check(1, 100, 1); }
+TEST_CASE("random cells: a scan is the loop it stands for, in every mode") { cells::check(1, 100); }
 
-TEST_CASE("many random cells", "[slow]") { cells::check(1001, 600, 1); }
+TEST_CASE("many random cells", "[slow]") { cells::check(1001, 600); }
 
-TEST_CASE("thousands of random cells", "[.full]") { cells::check(10001, 5000, 1); }
+TEST_CASE("thousands of random cells", "[.full]") { cells::check(10001, 10000); }

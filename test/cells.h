@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "reprise/core/op.h"
+#include "reprise/graph/capture.h"
 
 namespace cells {
 
@@ -75,7 +76,8 @@ const std::vector<const rp::Op*>& smooth_ops(int operands);
 /// Register `i` of `count`, counted in a circle.
 inline size_t wrap(int i, size_t count) { return static_cast<size_t>(i) % count; }
 
-/// What is wrong with the engine's way to run this cell; empty if nothing is. `modes`: compare these too.
-std::string problem(const Cell& cell, bool modes);
+/// What is wrong with the engine's way to run this cell; empty if nothing is. The captured runs' counts of ops are
+/// added to `seen`.
+std::string problem(const Cell& cell, rp::CaptureStats* seen = nullptr);
 
 }  // namespace cells

@@ -150,6 +150,7 @@ std::string to_text(const Cell& c) {
                         i.a, i.b, i.c, r, meaning(i, r));
     ++r;
   }
+  if (!c.body.empty()) text += "\n     ";
   return text + fmt::format("}},\n     .next = {{{}}}, .outputs = {{{}}}}}", fmt::join(c.next, ", "),
                             fmt::join(c.outputs, ", "));
 }
