@@ -15,8 +15,12 @@ void declare(CLI::App& app, Options& o) {
   app.add_option("--seed", o.seed, "of the weights and of the order of the data")->capture_default_str();
   app.add_option("--losses", o.losses, "a file for the bits of every loss");
   app.add_option("--report", o.report, "an HTML file that tells how the captured step ran");
+  if (o.epochs)
+    app.add_option("--epochs", o.epochs, "passes over the data")->check(CLI::PositiveNumber)->capture_default_str();
   if (o.steps)
-    app.add_option("--steps", o.steps, "steps of training")->check(CLI::PositiveNumber)->capture_default_str();
+    app.add_option("--steps", o.steps, o.epochs ? "steps of training at most" : "steps of training")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
   if (o.batch) app.add_option("--batch", o.batch, "samples a step")->check(CLI::PositiveNumber)->capture_default_str();
   if (!o.format.empty()) {
     app.add_option("--format", o.format, "order of the images' axes")

@@ -13,6 +13,7 @@ namespace samples {
 struct Options {
   std::string mode = "graph";  ///< eager, graph or verify
   uint64_t seed = 1;
+  int epochs = 0;
   int steps = 0;
   int batch = 0;
   std::string format = "";  ///< nchw or nhwc

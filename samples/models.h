@@ -69,6 +69,53 @@ struct CharRnn : rp::Module {
   rp::Dense head = child("head", rp::Dense(characters));
 };
 
+/// A recurrent cell with two memories, one that changes at every step and one that a gate lets change slowly. x: [n,
+/// inputs], fast, slow: [n, units]
+///
+///     fast' = tanh(x · W + fast · U + slow · V + b)
+///     slow' = z * slow + (1 - z) * fast',  z = sigmoid(x · G + fast' · R + c)
+struct TwoSpeedCell : rp::Module {
+  struct State {
+    rp::Tensor fast, slow;
+  };
+
+  TwoSpeedCell(int64_t inputs, int64_t units) : inputs(inputs), units(units) {}
+
+  State initial_state(int64_t batch) const { return {rp::zeros({batch, units}), rp::zeros({batch, units})}; }
+
+  State operator()(const rp::Tensor& x, const State& s) const {
+    const rp::Tensor fast = rp::tanh(rp::matmul(x, W) + rp::matmul(s.fast, U) + rp::matmul(s.slow, V) + b);
+    const rp::Tensor z = rp::sigmoid(rp::matmul(x, G) + rp::matmul(fast, R) + c);
+    return {fast, z * s.slow + (1 - z) * fast};
+  }
+
+  int64_t inputs, units;
+  rp::Tensor W = param("W", {inputs, units}), G = param("G", {inputs, units});
+  rp::Tensor U = param("U", {units, units}, rp::init::orthogonal());
+  rp::Tensor V = param("V", {units, units}), R = param("R", {units, units});
+  rp::Tensor b = param("b", {units}), c = param("c", {units}, rp::init::ones());
+};
+
+/// Predicts each next character of a text from those before it by a scan of a cell that the library does not know.
+struct TextModel : rp::Module {
+  explicit TextModel(int64_t characters, int64_t units = 192) : characters(characters), units(units) {}
+
+  /// The mean cross entropy, in nats per character. text, next: [n, steps] integers
+  rp::Tensor operator()(const rp::Tensor& text, const rp::Tensor& next) const {
+    const auto step = [&](const TwoSpeedCell::State& before, const rp::Tensor& x) {
+      const TwoSpeedCell::State after = cell(x, before);
+      return std::pair(after, rp::concat({after.fast, after.slow}, 1));
+    };
+    const auto [last, read] = rp::scan(step, cell.initial_state(text.size(0)), embed(text.transpose()));
+    return rp::cross_entropy(head(read).flatten(0, 1), next.transpose().flatten());
+  }
+
+  int64_t characters, units;
+  rp::Embedding embed = child("embed", rp::Embedding(characters, 48));
+  TwoSpeedCell cell = child("cell", TwoSpeedCell(48, units));
+  rp::Dense head = child("head", rp::Dense(characters));
+};
+
 /// The fraction of samples whose largest output is that of their label.
 template <class Net>
 double accuracy(const Net& net, const rp::Dataset<2>& data) {
