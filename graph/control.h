@@ -2,7 +2,8 @@
 // Control flow as ops. A body is a C++ function of tensors. In every mode it is called once per call, on values without
 // data, to find its graph; what it closes over, tensors and numbers alike, becomes an operand. Eager runs that graph
 // step by step, a captured function compiles it into its plan, and gradients of any order are derived from it. Reading
-// a value inside a body is an error in every mode.
+// a value inside a body is an error in every mode. Where `detach` or `NoGrad` ends a gradient in a body, it ends; a
+// `CustomGradient` in one is an error, since the body's gradient comes from its ops.
 //
 // Carries, inputs and outputs are structures: a Tensor, or a tuple, container or plain struct of structures.
 #include <functional>
