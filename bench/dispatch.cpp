@@ -160,6 +160,9 @@ rp::Program cheap_program() {
 
 }  // namespace
 
+double match_ns_per_op() { return *match(true).captured_ns; }
+double record_ns_per_op() { return *record().captured_ns; }
+
 std::vector<Case> dispatch_cases() {
   const auto eager = [](double ns) { return Goal{Goal::Of::eager, ns}; };
   const auto captured = [](double ns) { return Goal{Goal::Of::captured, ns}; };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "reprise/backends/cpu/memory.h"
@@ -70,6 +71,13 @@ Times difference(const Times& a, const Times& b) {
   Times result;
   for (size_t i = 0; i < a.size(); ++i) result.push_back(a[i] - b[i]);
   return result;
+}
+
+double measure_bandwidth_gbs() {
+  const std::vector<char> from(size_t{64} << 20, 1);
+  std::vector<char> to(from.size());
+  const Timing timing = interleave({{rp::Mode::eager, [&] { std::memcpy(to.data(), from.data(), from.size()); }}});
+  return 2 * static_cast<double>(from.size()) / quantile(timing.of[0], 0);
 }
 
 #if defined(__x86_64__)

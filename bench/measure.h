@@ -37,5 +37,7 @@ Times difference(const Times& a, const Times& b);
 
 /// The most f32 operations that one core does in a second, in 1e9: fused multiply-adds on registers. 0 if unknown.
 double measure_peak_gflops();
+/// Bytes that one core reads and writes in a second when it copies what no cache holds, in 1e9.
+double measure_bandwidth_gbs();
 
 }  // namespace bench
