@@ -76,5 +76,7 @@ std::vector<Case> training_cases();
 std::vector<Case> recurrence_cases(const Surroundings& around);
 /// What capture makes of recurrences: its time, its graph, its kernels and its memory.
 std::vector<Case> recurrence_graph_cases();
+/// Two epochs of a character model on real text.
+Case recurrence_text_case();
 
 }  // namespace bench

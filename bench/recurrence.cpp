@@ -303,6 +303,7 @@ std::vector<Case> recurrence_cases(const Surroundings& around) {
         {row_id("lstm", size, "layer"), stated("<= 1.05 x rp::LSTM"), 0, [=] { return measure_layer(size); }});
   }
   for (const Case& c : recurrence_graph_cases()) cases.push_back(c);
+  cases.push_back(recurrence_text_case());
   return cases;
 }
 
