@@ -113,6 +113,11 @@ class Machine {
  public:
   Machine(const Program& program, rp::Mode mode, std::string* text = nullptr);
   Machine(const Machine&) = delete;
+  /// A gradient that was changed in place by a value computed from its own leaf holds that leaf: dropping gradients
+  /// frees both.
+  ~Machine() {
+    for (const Tensor& t : variables) t.set_grad(Tensor());
+  }
   void run();
 
   const Program& program;
