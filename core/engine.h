@@ -49,9 +49,9 @@ extern const Engine engine;
 struct ThreadState {
   Recorder* recorder = nullptr;  // not null while a capture is armed
   bool grad = true;              // ops may be noted on the tape
-  bool tracing = false;          // `recorder` traces a body: its own values have no elements, and nothing else may change
-  int8_t watch_nan = -1;         // results are searched for NaN and Inf: 1 yes, 0 no, -1 the switch is not read yet
-  bool cutting = false;          // a body is traced that may be differentiated: its graph says where histories end
+  bool tracing = false;   // `recorder` traces a body: its own values have no elements, and nothing else may change
+  int8_t watch_nan = -1;  // results are searched for NaN and Inf: 1 yes, 0 no, -1 the switch is not read yet
+  bool cutting = false;   // a body is traced that may be differentiated: its graph says where histories end
 };
 inline constinit thread_local ThreadState thread_state;
 
