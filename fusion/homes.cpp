@@ -49,6 +49,12 @@ class Candidates {
     return v;
   }
 
+  // Whether a copy of the value costs no more than another store in the kernel that computes it.
+  bool copied_for_nothing(const Node& concat, size_t k) const {
+    const int32_t v = maker(concat, k);
+    return g_[v].op->kind == Kind::pointwise && g_[v].op != &copy_op && !g_[v].own;
+  }
+
   // Takes the value for this concat if it can be made there.
   bool take(const Node& concat, size_t k) {
     const int32_t v = maker(concat, k);
@@ -90,7 +96,7 @@ Choices choose(const Graph& g) {
     size_t easy = 0;
     for (size_t k = 0; k < made.size(); ++k) {
       made[k] = candidates.take(n, k);
-      easy += made[k];
+      easy += made[k] || candidates.copied_for_nothing(n, k);
     }
     if (2 * easy >= made.size())
       choices[static_cast<size_t>(i)] = std::move(made);

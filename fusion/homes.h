@@ -18,7 +18,7 @@ struct Homes {
 };
 
 /// The same graph with copies of what goes into a concat but cannot be made there (parameters, views, results, values
-/// of two concats), where enough of the concat's other inputs can.
+/// of two concats), where enough of the concat's inputs can be made there or copied by the kernel that computes them.
 Graph with_copies_for_concats(const Graph& graph);
 
 /// Homes of all nodes. `whole[i]` says that concat i must run as a kernel.

@@ -27,6 +27,13 @@ struct Hoisted {
     Loc loc;
   };
   std::vector<Product> products;
+  // A pointwise op on values of all steps: a further stepped input. Operands are stepped inputs or, ~number, closed
+  // values.
+  struct Map {
+    Node node;  // its scalars name parameters of the old body
+    std::vector<int32_t> operands;
+  };
+  std::vector<Map> maps;
   std::vector<int32_t> inputs, closed;  // which of those the new body takes
 };
 
@@ -39,6 +46,7 @@ class Hoister {
     classify();
     find_invariants();
     find_products();
+    find_maps();
     find_merges();
     if (frontier_.empty() && h_.products.empty() && h_.merges.empty()) return {};
     make_body();
@@ -148,6 +156,27 @@ class Hoister {
     }
   }
 
+  // Pointwise ops on products that have left the loop, with nothing but such and invariant values: a bias, say.
+  void find_maps() {
+    for (int32_t i = 0; i < g_.size(); ++i) {
+      const Node& n = g_[i];
+      if (n.op->kind != Kind::pointwise || n.op->random || n.own || invariant(i)) continue;
+      Hoisted::Map map{n, {}};
+      bool stepped = false, all = true;
+      for (int32_t in : n.inputs) {
+        const auto outer = product_.find(in);
+        if (outer != product_.end()) map.operands.push_back(static_cast<int32_t>(inputs_) + outer->second);
+        if (outer == product_.end()) map.operands.push_back(~closed_number(in));
+        stepped |= outer != product_.end();
+        all &= outer != product_.end() || (invariant(in) && g_[in].layout->shape() == n.layout->shape());
+      }
+      if (!stepped || !all) continue;
+      product_[i] = static_cast<int32_t>(h_.products.size() + h_.maps.size());
+      h_.maps.push_back(std::move(map));
+      note("for all steps at once", n);
+    }
+  }
+
   // Products of one value that only pointwise ops read.
   void find_merges() {
     std::vector<bool> pointwise(g_.nodes.size(), true);
@@ -183,7 +212,7 @@ class Hoister {
   Hoisted h_;
   std::vector<bool> invariant_;
   std::vector<int32_t> frontier_;
-  std::map<int32_t, int32_t> product_;  // node -> product
+  std::map<int32_t, int32_t> product_;  // node -> product, or map behind all products
   struct Member {
     int32_t merge;
     int64_t column;
@@ -235,6 +264,7 @@ void Hoister::make_body() {
     map[static_cast<size_t>(node)] = b.input(g_[node].layout, -1);
   }
   for (const auto& [node, product] : product_) {
+    if (!used[static_cast<size_t>(node)]) continue;
     map[static_cast<size_t>(node)] = b.input(g_[node].layout, -1);
     h_.inputs.push_back(static_cast<int32_t>(inputs_) + product);
   }
@@ -283,6 +313,26 @@ Scalars picked(const Scalars& all, const std::vector<int32_t>& which) {
   return some;
 }
 
+Tensor map_of_all_steps(const Hoisted::Map& m, const Tensors& xs, const Tensors& closed, const Scalars& scalars) {
+  AtForward at(m.node.loc);
+  const Tensor& like =
+      xs[static_cast<size_t>(*std::find_if(m.operands.begin(), m.operands.end(), [](int32_t k) { return k >= 0; }))];
+  Tensors operands;
+  for (int32_t k : m.operands)
+    operands.push_back(k >= 0 ? xs[static_cast<size_t>(k)]
+                              : closed[static_cast<size_t>(~k)].unsqueeze(0).expand(like.shape()));
+  std::vector<const Tensor*> inputs;
+  for (const Tensor& t : operands) inputs.push_back(&t);
+  Scalars numbers;
+  for (const ScalarSource& s : m.node.scalars)
+    numbers.add_bits(s.parameter >= 0 ? scalars.data()[s.parameter] : s.bits);
+  return apply({.op = m.node.op,
+                .inputs = inputs,
+                .attrs = m.node.attrs,
+                .scalars = numbers,
+                .scalar_mask = m.node.scalar_mask});
+}
+
 }  // namespace
 
 ScanCall hoist(ScanCall call) {
@@ -306,6 +356,7 @@ ScanCall hoist(ScanCall call) {
     const Tensor product = matmul(rows, closed[static_cast<size_t>(p.right)]);
     xs.push_back(product.reshape({x.shape()[0], x.shape()[1], product.shape()[1]}));
   }
+  for (const Hoisted::Map& m : h->maps) xs.push_back(map_of_all_steps(m, xs, closed, call.scalars));
   call.scalars = picked(call.scalars, h->parameters);
   call.body = h->body;
   call.xs.clear();
