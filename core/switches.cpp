@@ -20,7 +20,7 @@ constexpr std::array table{
     Switch{"REPRISE_JIT", "0: fused loops run as compiled-in tile kernels instead of generated machine code"},
     Switch{"REPRISE_ISA", "avx512: oneDNN may use AVX-512; by default it uses AVX2"},
     Switch{"REPRISE_THREADS", "threads that kernels may use; default: one per core"},
-    Switch{"REPRISE_DISABLE", "rewrites to leave out, by name, separated by commas: dead, fold, batch, share, fuse"},
+    Switch{"REPRISE_DISABLE", "rewrites to leave out, by name, separated by commas: turn, dead, fold, batch, share, fuse"},
     Switch{"REPRISE_NAN", "1: the op that makes the first NaN or Inf throws an error that names it"},
     Switch{"REPRISE_PROFILE", "1: the kernels of captured functions are timed, for their reports"},
     Switch{"REPRISE_LOG", "1: divergences, cuts, rebuilt plans and refusals are reported on standard error"},

@@ -19,7 +19,6 @@ class Deriver {
       : g_(g),
         carries_(carries),
         inputs_(inputs),
-        wanted_(wanted),
         joint_(trace_joint(g, carries, inputs, wanted, scalars)),
         j_(*joint_.graph) {}
 
@@ -193,7 +192,6 @@ class Deriver {
 
   const Graph& g_;
   size_t carries_, inputs_;
-  int64_t wanted_;
   Joint joint_;
   const Graph& j_;
   std::vector<bool> backward_;

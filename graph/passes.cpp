@@ -4,6 +4,7 @@
 #include <functional>
 #include <set>
 
+#include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
 #include "reprise/core/switches.h"
@@ -61,6 +62,80 @@ Graph fold(const Graph& g) {
   });
 }
 
+bool is_turn(const Node& n) {
+  return n.op == &permute_op && n.layout->rank() == 2 && n.attrs.as<PermuteAttrs>().axes[0] == 1;
+}
+
+// The transpose of a product that only pointwise ops read is the product of the transposed factors, in the other order:
+// sums over k are the same. Gradients of weights that every step of a loop transposes become sums of plain products.
+class Turner {
+ public:
+  explicit Turner(const Graph& g) : g_(g), users_(g.nodes.size()), pointwise_(g.nodes.size(), true) {
+    for (int32_t i = 0; i < g.size(); ++i) {
+      writes_.push_back((i ? writes_.back() : 0) + (g[i].op->kind == Kind::write));
+      for (int32_t in : g[i].inputs) {
+        ++users_[static_cast<size_t>(in)];
+        if (g[i].op->kind != Kind::pointwise) pointwise_[static_cast<size_t>(in)] = false;
+      }
+    }
+    for (const auto* list : {&g.outputs, &g.writes})
+      for (int32_t i : *list) {
+        ++users_[static_cast<size_t>(i)];
+        pointwise_[static_cast<size_t>(i)] = false;
+      }
+  }
+
+  Graph run() {
+    for (int32_t i = 0; i < g_.size(); ++i) {
+      Node n = g_[i];
+      if (n.op->kind == Kind::input) {
+        map_.push_back(builder_.input(n.layout, g_.aliases[builder_.graph().inputs.size()], n.loc));
+        continue;
+      }
+      if (turns(i)) {
+        const Node& product = g_[n.inputs[0]];
+        n.op = &matmul_op;
+        n.inputs = {turned(product.inputs[1]), turned(product.inputs[0])};
+        n.attrs = product.attrs;
+        n.layout = n.layout->packed;
+      } else {
+        for (int32_t& in : n.inputs) in = map_[static_cast<size_t>(in)];
+      }
+      map_.push_back(builder_.add(std::move(n)));
+    }
+    return builder_.take(g_, map_);
+  }
+
+ private:
+  bool turns(int32_t i) const {
+    if (!is_turn(g_[i]) || !pointwise_[static_cast<size_t>(i)]) return false;
+    const int32_t p = g_[i].inputs[0];
+    const Node& product = g_[p];
+    // Nothing may be written between the two: the factors are read later now.
+    return product.op == &matmul_op && !product.own && users_[static_cast<size_t>(p)] == 1 &&
+           writes_[static_cast<size_t>(p)] == writes_[static_cast<size_t>(i)];
+  }
+
+  int32_t turned(int32_t factor) {
+    const Node& n = g_[factor];
+    if (is_turn(n)) return map_[static_cast<size_t>(n.inputs[0])];
+    const Spec spec{n.layout->dtype(), {n.layout->shape()[1], n.layout->shape()[0]}, n.layout->spec.device};
+    return builder_.add({.op = &permute_op,
+                         .inputs = {map_[static_cast<size_t>(factor)]},
+                         .attrs = PermuteAttrs{{1, 0}, 2},
+                         .layout = intern(spec, {n.layout->strides[1], n.layout->strides[0]}),
+                         .loc = n.loc});
+  }
+
+  const Graph& g_;
+  std::vector<int> users_, writes_;  // writes_: up to and including the node
+  std::vector<bool> pointwise_;      // all users are
+  GraphBuilder builder_;
+  std::vector<int32_t> map_;
+};
+
+Graph turn_products(const Graph& g) { return Turner(g).run(); }
+
 #ifdef REPRISE_PLANTED_DEFECTS
 // A defect for the tests: (a + b) + c becomes (c + b) + a, which rounds otherwise.
 Graph reassociate(const Graph& g) {
@@ -84,7 +159,7 @@ Graph reassociate(const Graph& g) { return g; }
 
 Graph batch(const Graph& g) { return batch_products(chain_products(g)); }
 
-constexpr Pass all_passes[] = {{"dead", drop_dead_code}, {"fold", fold}, {"batch", batch}};
+constexpr Pass all_passes[] = {{"turn", turn_products}, {"dead", drop_dead_code}, {"fold", fold}, {"batch", batch}};
 
 }  // namespace
 
