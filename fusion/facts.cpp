@@ -157,7 +157,7 @@ std::vector<RefusalFacts> Plan::refusal_facts(const std::vector<int>& step_of) c
     if (step(i) < 0) continue;
     for (size_t k = graph_[i].op->kind == Kind::write ? 1 : 0; k < graph_[i].inputs.size(); ++k) {
       const int32_t p = producer_of(graph_, graph_[i].inputs[k]);
-      if (p < 0 || step(p) == step(i) || !seen.try_emplace({step(p), step(i)}, true).second) continue;
+      if (p < 0 || step(p) < 0 || step(p) == step(i) || !seen.try_emplace({step(p), step(i)}, true).second) continue;
       const auto it = written_down.find({step(p), step(i)});
       if (it == written_down.end())
         list.push_back({p, i, rule_by_kind(graph_[p], graph_[i])});

@@ -422,3 +422,28 @@ TEST_CASE("reports of a function that was never called are empty, not wrong") {
   CHECK(f.dump().empty());
   check_dot(f.dot());
 }
+
+TEST_CASE("a scan's concats that are filled in place are no kernel in any report") {
+  const rp::Tensor xs = rp::uniform({5, 4, 16}), u = rp::uniform({16, 64}).set_requires_grad();
+  auto step = rp::capture([&] {
+    const auto cell = [&](const rp::Tensor& h, const rp::Tensor& x) {
+      const rp::Tensors z = rp::split(rp::matmul(h, u), 4, 1);
+      return rp::tanh(z[0] * z[1] + z[2] * rp::sigmoid(z[3]) + x);
+    };
+    return rp::grad({rp::sum(rp::scan(cell, rp::zeros({4, 16}), xs))}, {u});
+  });
+  for (int i = 0; i < 3; ++i) step();
+  CHECK(contains(step.explain(), "filled in place"));
+  int bodies = 0;
+  for (const json& kernel : json::parse(step.json())["paths"][0]["plan"]["kernels"])
+    for (const json& body : kernel.value("body", json::array())) {
+      ++bodies;
+      CHECK(body["role"] == "step");
+      CHECK(body["times"] == 5);
+      for (const json& r : body["refusals"]) {
+        CHECK(!body["nodes"][r["producer"].get<size_t>()]["kernel"].is_null());
+        CHECK(!body["nodes"][r["consumer"].get<size_t>()]["kernel"].is_null());
+      }
+    }
+  CHECK(bodies == 2);
+}

@@ -39,14 +39,15 @@ function readPlan(p, label) {
     for (const n of [r.producer, r.consumer]) kernels[nodes[n].kernel].refusals.push(r);
   const buffers = p.buffers.map((b) => ({ node: b[0], bytes: b[1], offset: b[2], first: b[3], last: b[4] }));
   return { label, nodes, kernels, buffers, inputs: new Set(p.inputs), outputs: new Set(p.outputs),
-    writes: new Set(p.writes), total: p.total, arena: p.arena, live: p.live };
+    writes: new Set(p.writes), notes: p.notes, total: p.total, arena: p.arena, live: p.live };
 }
 
 const plans = [];
 function collect(p, label) {
   const plan = readPlan(p, label);
   plans.push(plan);
-  for (const k of plan.kernels) k.body.forEach((b) => collect(b, `${label} › [${k.id}]`));
+  for (const k of plan.kernels) k.body.forEach((b) =>
+    collect(b, `${label} › [${k.id}] ${b.role}, ${b.times} times`));
 }
 D.paths.forEach((p, i) => {
   if (p.plan) collect(p.plan, `path ${i}: ${p.ops} ops, ${p.hits} times, ${p.plan.kernels.length} kernels`);
@@ -294,7 +295,7 @@ function kernelDetails(k) {
   const parts = [el("h4", { style: `color:${colour(k.kind)}` }, `kernel [${k.id}] ${k.kind}`), facts([["form", k.form],
     ["reads", bytes(k.read)], ["writes", bytes(k.written)], ["work", flops(k.flops)], ["predicted", time(k.predicted)],
     ["measured", k.runs ? `${time(k.measured)} (median of ${k.runs} runs)` : "not timed"],
-    ["body", k.body.length ? `${k.body[0].kernels.length} kernels, a plan of its own` : ""]])];
+    ["body", k.body.map((b) => `${b.role}, ${b.times} times: ${b.kernels.length} kernels`).join("; ")]])];
   parts.push("ops", el("ul", {}, ...k.nodes.map((i) => el("li", {}, nodeLink(i)))));
   if (k.refusals.length) {
     const pair = (r) => `${title(plan.nodes[r.producer])} [${plan.nodes[r.producer].kernel}] with ` +

@@ -99,7 +99,7 @@ function choose(i) {
   byId("collapse").checked = left || plan.nodes.length > MANY;
   byId("collapse").disabled = left;
   byId("graph-note").textContent = left ? "its nodes were left out to keep the page small"
-    : `${plan.nodes.length} nodes in ${plan.kernels.length} kernels`;
+    : [`${plan.nodes.length} nodes in ${plan.kernels.length} kernels`, ...plan.notes].join("; ");
   drawGraph();
   drawKernels();
   drawMemory();
@@ -110,7 +110,7 @@ function start() {
   byId("summary").textContent = `${s.calls} calls, ${s.ops} ops of which ${s.matched} matched and ${s.planned} ran by ` +
     `plans; ${s.plan_builds} plans built in ${s.compile_ms.toFixed(1)} ms, run ${s.plan_runs} times; ` +
     `${s.divergences} divergences`;
-  for (const kind of ["gemm", "kernel", "rows", "columns", "map", "copy"])
+  for (const kind of ["gemm", "kernel", "rows", "columns", "map", "copy", "control"])
     byId("legend").append(el("span", {}, el("i", { style: `background:${colour(kind)}` }), kind));
   plans.forEach((p, i) => byId("plans").append(el("option", { value: i }, p.label)));
   byId("plans").onchange = (e) => choose(Number(e.target.value));
