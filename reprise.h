@@ -7,4 +7,5 @@
 #include "reprise/graph/capture.h"
 #include "reprise/graph/control.h"
 #include "reprise/graph/nan_guard.h"
+#include "reprise/graph/verify.h"
 #include "reprise/nn/nn.h"

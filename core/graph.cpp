@@ -98,6 +98,8 @@ std::vector<int32_t> random_positions(const Graph& graph) {
   return positions;
 }
 
+GraphBuilder::GraphBuilder() : share_(!disabled("share")) {}
+
 int32_t GraphBuilder::input(const Layout* layout, int32_t alias_of, const Loc& loc) {
   const auto k = static_cast<int32_t>(graph_.inputs.size());
   graph_.aliases.push_back(alias_of < 0 ? k : alias_of);
@@ -107,8 +109,7 @@ int32_t GraphBuilder::input(const Layout* layout, int32_t alias_of, const Loc& l
 }
 
 int32_t GraphBuilder::add(Node node) {
-  static const bool share = !disabled("share");
-  if (!share || !shareable(node)) {
+  if (!share_ || !shareable(node)) {
     graph_.nodes.push_back(std::move(node));
     return graph_.size() - 1;
   }

@@ -6,6 +6,7 @@
 
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/switches.h"
 
 namespace rp {
 namespace {
@@ -83,6 +84,7 @@ using Choices = std::vector<std::vector<bool>>;
 Choices choose(const Graph& g) {
   Candidates candidates(g);
   Choices choices(g.nodes.size());
+  if (disabled("homes")) return choices;
   for (int32_t i = 0; i < g.size(); ++i) {
     const Node& n = g[i];
     if (n.op != &concat_op || n.own) continue;

@@ -7,6 +7,7 @@
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
 #include "reprise/core/stats.h"
+#include "reprise/core/switches.h"
 #include "reprise/fusion/control.h"
 #include "reprise/fusion/legalize.h"
 
@@ -146,9 +147,10 @@ void Plan::group_updates() {
           return true;
     return false;
   };
+  const bool groups = !disabled("group");
   for (size_t i = 0; i < lowered_.size(); ++i) {
     const bool joins =
-        !steps_.empty() &&
+        !steps_.empty() && groups &&
         same_program(lowered_[static_cast<size_t>(steps_.back().members[0])].region, lowered_[i].region) &&
         lowered_[static_cast<size_t>(steps_.back().members[0])].scalars == lowered_[i].scalars &&
         std::none_of(steps_.back().members.begin(), steps_.back().members.end(),
@@ -203,6 +205,8 @@ void Plan::lay_out() {
   const size_t scratch = buffers.size();
   for (size_t s = 0; s < steps_.size(); ++s)
     buffers.push_back({steps_[s].kernel->scratch_bytes(), static_cast<int>(s), static_cast<int>(s), 0});
+  if (disabled("memory"))
+    for (Lifetime& b : buffers) b = {b.bytes, 0, static_cast<int>(steps_.size()), 0};
   arena_ = plan_memory(buffers);
   for (size_t s = 0; s < steps_.size(); ++s) steps_[s].scratch = static_cast<int64_t>(buffers[scratch + s].offset);
   live_ = buffers.empty() ? 0 : live_lower_bound(buffers);

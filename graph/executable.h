@@ -31,6 +31,14 @@ struct Frame {
   RunTimes* times = nullptr;  // if given, each kernel is timed
 };
 
+/// An op that computes something else than eager.
+struct Difference {
+  std::string op;
+  Loc loc;
+  std::string kernel;  // that it is part of
+  std::string inside;  // "step 3 of the scan at f.cpp:12", where the op is part of a body
+};
+
 /// A compiled graph. Immutable; runs may overlap on different threads.
 class Executable {
  public:
@@ -44,8 +52,8 @@ class Executable {
   /// Everything that reports tell of it, but for what was measured.
   virtual PlanFacts facts() const = 0;
   /// Runs kernel by kernel on copies of the frame's inputs, comparing each result with that of running the graph op by
-  /// op; describes the first kernel and op that differ, if any.
-  virtual std::optional<std::string> first_difference(const Frame& frame) const = 0;
+  /// op; the first that differs, if any. Bodies of control ops are searched step by step.
+  virtual std::optional<Difference> first_difference(const Frame& frame) const = 0;
 };
 
 /// Compares elements bit for bit, all NaNs being equal. Returns the index of the first that differs, -1 if none does.

@@ -8,6 +8,7 @@
 #include "reprise/core/fail.h"
 #include "reprise/core/ops.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/switches.h"
 
 namespace rp {
 namespace {
@@ -286,6 +287,7 @@ Scalars picked(const Scalars& all, const std::vector<int32_t>& which) {
 }  // namespace
 
 ScanCall hoist(ScanCall call) {
+  if (disabled("hoist")) return call;
   const std::optional<Hoisted>& h = hoisted(call.body, call.carry.size(), call.xs.size());
   if (!h) return call;
   Tensors closed = call.closed, xs = call.xs;

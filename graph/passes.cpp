@@ -82,9 +82,8 @@ Graph reassociate(const Graph& g) {
 Graph reassociate(const Graph& g) { return g; }
 #endif
 
-Graph batch(const Graph& g) { return batch_products(chain_products(g)); }
-
-constexpr Pass all_passes[] = {{"dead", drop_dead_code}, {"fold", fold}, {"batch", batch}};
+constexpr Pass all_passes[] = {
+    {"dead", drop_dead_code}, {"fold", fold}, {"chain", chain_products}, {"batch", batch_products}};
 
 }  // namespace
 

@@ -132,6 +132,7 @@ OperandRef Recorder::bind_external(const Tensor& t) {
   const void* history = from_outside && wants_grad(t) ? rp::history(t).target().owner : nullptr;
   const int32_t k = external_index_.number({impl.storage, impl.layout, impl.offset, history}, fresh);
   if (fresh) {
+    watch(t);
     External e{abstract ? t : bare_alias(t), {}, storage_index_.number(impl.storage, fresh_storage)};
     if (impl.storage->exposed && state_ == State::matching) {
       e.snapshot = snapshot_of(t);
@@ -179,6 +180,7 @@ Tensor Recorder::record(const Call& call) {
   if (state_ == State::tracing) return note_abstract(call);
   ++trie_.stats.ops;
   if (writes_exposed(call)) {  // others may look at these elements at any time
+    watch(*call.inputs[0]);
     flush("a write to elements whose raw pointer has escaped");
     Unrecorded guard;
     return run_now(call);
@@ -243,6 +245,7 @@ Tensor Recorder::record_now(const Call& call) {
   TraceOp* t = add_child(call, out);
   t->inputs = refs;
   current_ = t;
+  if (trie_.watch && trie_.watch->makes) trie_.watch->makes(*t, y);
   if (t->slot < 0) return y;
   ++slots_;
   roots_.push_back(nullptr);
@@ -314,7 +317,8 @@ void Recorder::run_pending(std::string_view reason) {
   const bool known = current_->leaf != nullptr;
   if (!known) trie_.note(early_end(*current_, reason));
   leaf_of(*current_);
-  const LeafPlan* plan = known && !watches_nan() ? plan_for(*current_) : nullptr;
+  const LeafPlan* plan =
+      known && !watches_nan() && (!trie_.watch || trie_.watch->plans) ? plan_for(*current_) : nullptr;
   if (!plan) return run_op_by_op();
   if (mode() == Mode::verify)
     verify_plan(*plan);
@@ -376,6 +380,7 @@ void Recorder::run_op_by_op() {
   try {
     for (const TraceOp* t : pending_) {
       Tensor y = run_one(*t, scalar, values);
+      if (trie_.watch && trie_.watch->makes) trie_.watch->makes(*t, y);
       scalar += t->scalar_count;
       if (t->slot >= 0) values[static_cast<size_t>(t->slot)] = std::move(y);
     }

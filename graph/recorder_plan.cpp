@@ -195,24 +195,36 @@ void Recorder::verify_plan(const LeafPlan& plan) {
     for (const Copy& c : copies) c.restore();
   };
 
-  Tensors results;
-  std::vector<std::byte*> outputs;
-  for (size_t j = 0; j < plan.live.size(); ++j) {
-    results.push_back(allocate(plan.code->output_layout(j)->packed));
-    outputs.push_back(results.back().bytes());
-  }
   bind();
-  const Frame frame{bound_inputs_.data(), bound_storages_.data(), outputs.data(), scalars_.data()};
-  restore(before);
-  plan.code->run(frame);
-  std::string report = first_mismatch(g, kept, outputs, before, reference);
+  const auto with_frame = [&](const Executable& code, const std::function<void(const Frame&)>& use) {
+    Tensors results;
+    std::vector<std::byte*> outputs;
+    for (size_t j = 0; j < plan.live.size(); ++j) {
+      results.push_back(allocate(code.output_layout(j)->packed));
+      outputs.push_back(results.back().bytes());
+    }
+    restore(before);
+    use({bound_inputs_.data(), bound_storages_.data(), outputs.data(), scalars_.data()});
+  };
+  const auto mismatch = [&](const Executable& code) {
+    std::string text;
+    with_frame(code, [&](const Frame& frame) {
+      code.run(frame);
+      text = first_mismatch(g, kept, {frame.outputs, frame.outputs + kept.size()}, before, reference);
+    });
+    return text;
+  };
+  std::string report = mismatch(*plan.code);
   ++trie_.stats.verified;
   if (report.empty()) return;
-  restore(before);
-  const std::optional<std::string> culprit = plan.code->first_difference(frame);
+  const Culprit culprit = bisect({
+      .graph = [&] { return build_graph(path_to(current_), external_specs(), plan.live); },
+      .differs = [&](const Executable& code) { return !mismatch(code).empty(); },
+      .with_frame = [&](const std::function<void(const Frame&)>& use) { with_frame(*plan.code, use); },
+  });
   restore(reference);
-  report = fmt::format("verify: capture '{}' differs from eager: {}\n  {}", trie_.options.name, report,
-                       culprit ? *culprit : "no kernel differs alone: the order or the memory plan is at fault");
+  report = fmt::format("verify: capture '{}' differs from eager: {}\n  {}", trie_.options.name, report, culprit.text);
+  if (trie_.culprit.text.empty()) trie_.culprit = culprit;
   trie_.note(report);
   if (trie_.options.on_mismatch == OnMismatch::throw_error) {
     fail_pending();  // the reference has run: nothing may run again

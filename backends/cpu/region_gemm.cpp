@@ -9,6 +9,7 @@
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
+#include "reprise/core/switches.h"
 
 namespace rp {
 namespace {
@@ -131,7 +132,7 @@ class GemmKernel final : public RegionKernel {
     const Epilogue* after = stage_ ? &epilogue : nullptr;
     Storage* storage = call.storages[1];
     if constexpr (std::is_floating_point_v<T>)
-      if (storage && !storage->exposed && shape_.k * shape_.n >= min_packed_elements)
+      if (storage && !storage->exposed && !disabled("pack") && shape_.k * shape_.n >= min_packed_elements)
         if (const auto packed = packed_weight<T>(*storage, right, shape_)) return gemm(shape_, a, *packed, c, after);
     gemm(shape_, a, b, c, after);
   }
