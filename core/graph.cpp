@@ -9,6 +9,7 @@
 #include "reprise/core/hash.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
 #include "reprise/core/switches.h"
 
 namespace rp {
@@ -38,7 +39,8 @@ namespace {
 
 // Nodes with run-time scalars are never shared by value, writes and inputs are events, not values.
 bool shareable(const Node& n) {
-  return !n.own && n.op->kind != Kind::input && n.op->kind != Kind::write && n.op->kind != Kind::control &&
+  return (!n.own || planted(Defect::share_own)) && n.op->kind != Kind::input && n.op->kind != Kind::write &&
+         n.op->kind != Kind::control &&
          std::all_of(n.scalars.begin(), n.scalars.end(), [](const ScalarSource& s) { return s.parameter < 0; });
 }
 

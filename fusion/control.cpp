@@ -9,6 +9,7 @@
 #include "reprise/core/fail.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
 #include "reprise/core/switches.h"
 #include "reprise/fusion/plan.h"
 #include "reprise/graph/control_run.h"
@@ -98,7 +99,9 @@ class ScanKernel final : public RegionKernel {
   }
   bool wanted(int32_t k) const { return result_operand_[static_cast<size_t>(k)] >= 0; }
   std::byte* target(const RegionCall& call, const Output& o, int64_t step) const;
-  int64_t time(int64_t step) const { return a_.reverse ? a_.length - 1 - step : step; }
+  int64_t time(int64_t step) const {
+    return a_.reverse && !planted(Defect::scan_reverse) ? a_.length - 1 - step : step;
+  }
 
   ControlAttrs a_;
   bool in_place_ = !disabled("carries");  // carries and stacks are made where they are wanted
@@ -145,7 +148,7 @@ void ScanKernel::choose_outputs() {
 
 // Where a step leaves a value.
 std::byte* ScanKernel::target(const RegionCall& call, const Output& o, int64_t step) const {
-  if (!in_place_) return call.scratch + o.scratch + (step & 1 ? padded(o.bytes) : 0);
+  if (!in_place_) return call.scratch + o.scratch + (step & 1 && !planted(Defect::scan_buffers) ? padded(o.bytes) : 0);
   if (!o.stacks.empty()) return result(call, o.stacks[0]) + time(step) * static_cast<int64_t>(o.bytes);
   if (step + 1 == a_.length) {
     for (int32_t c : o.carries)
@@ -153,9 +156,9 @@ std::byte* ScanKernel::target(const RegionCall& call, const Output& o, int64_t s
   } else {
     for (const Echo& e : echoes_)
       if (std::find(o.carries.begin(), o.carries.end(), e.carry) != o.carries.end())
-        return result(call, e.result) + time(step + 1) * static_cast<int64_t>(o.bytes);
+        return result(call, e.result) + time(step + !planted(Defect::echo_step)) * static_cast<int64_t>(o.bytes);
   }
-  return call.scratch + o.scratch + (step & 1 ? padded(o.bytes) : 0);
+  return call.scratch + o.scratch + (step & 1 && !planted(Defect::scan_buffers) ? padded(o.bytes) : 0);
 }
 
 void ScanKernel::run(const RegionCall& call) const {
@@ -173,7 +176,8 @@ void ScanKernel::run(const RegionCall& call) const {
       if (std::byte* from = now.inputs[static_cast<size_t>(e.carry)]; from != to) std::memcpy(to, from, e.bytes);
     }
     for (size_t u = 0; u < outputs_.size(); ++u) now.outputs[u] = target(call, outputs_[u], s);
-    plan_->run({now.inputs.data(), now.storages.data(), now.outputs.data(), scalars.at(t).data()},
+    plan_->run({now.inputs.data(), now.storages.data(), now.outputs.data(),
+                scalars.at(planted(Defect::scan_position) ? 0 : t).data()},
                call.scratch + arena_at_, bindings);
     for (size_t u = 0; u < outputs_.size(); ++u) {
       const Output& o = outputs_[u];
@@ -184,7 +188,7 @@ void ScanKernel::run(const RegionCall& call) const {
   }
   for (size_t c = 0; c < carries; ++c) {
     const auto k = static_cast<int32_t>(c);
-    if (!wanted(k) || result(call, k) == now.inputs[c]) continue;
+    if (!wanted(k) || result(call, k) == now.inputs[c] || planted(Defect::last_carry)) continue;
     std::memcpy(result(call, k), now.inputs[c], (*a_.body)[a_.body->outputs[c]].layout->bytes());
   }
 }
@@ -209,9 +213,9 @@ class CondKernel final : public RegionKernel {
     std::vector<Storage*> storages;
     for (size_t i = 1; i < operands_; ++i) storages.push_back(owners[i]);
     Plan::Bindings bindings;
-    plans_[yes ? 0 : 1]->run(
-        {call.pointers + 1, storages.data(), call.pointers + operands_, call.scalars + (yes ? 0 : a_.body->parameters)},
-        call.scratch, bindings);
+    plans_[yes ? 0 : 1]->run({call.pointers + 1, storages.data(), call.pointers + operands_,
+                              call.scalars + (yes != planted(Defect::cond_scalars) ? 0 : a_.body->parameters)},
+                             call.scratch, bindings);
   }
   std::string form() const override { return "two branches"; }
   size_t scratch_bytes() const override { return std::max(plans_[0]->arena_bytes(), plans_[1]->arena_bytes()); }
@@ -252,9 +256,10 @@ class WhileKernel final : public RegionKernel {
     std::byte* arena = call.scratch + 2 * state_;
     std::byte* go = arena + arena_;
     Plan::Bindings bindings;
+    int stopped = planted(Defect::extra_trip) ? 0 : 1;
     for (int64_t t = 0; a_.length < 0 || t < a_.length; ++t) {
       test_->run({test_inputs.data(), test_storages.data(), &go, of_test.at(t).data()}, arena, bindings);
-      if (go[0] == std::byte{0}) break;
+      if (go[0] == std::byte{0} && stopped++) break;
       std::vector<std::byte*> next;
       std::byte* at = call.scratch + (t & 1 ? state_ : 0);
       for (size_t b : bytes_) next.push_back(std::exchange(at, at + padded(b)));

@@ -63,7 +63,7 @@ bool differs(const Tensor& expected, const std::byte* data, const Layout* layout
 // Runs kernel by kernel, so that the first whose results differ from the reference had right operands.
 std::optional<Difference> Plan::first_difference(const Frame& frame) const {
   const Unarmed unarmed;
-  const PrivateInputs for_reference(graph_, frame), inputs(graph_, frame);
+  const PrivateInputs for_reference(graph_, frame), inputs(graph_, frame), untouched(graph_, frame);
   const std::vector<Tensor> expected = reference_values(graph_, for_reference, frame.scalars);
   std::vector<std::byte> memory(arena_ + 64);
   auto* arena = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
@@ -74,7 +74,11 @@ std::optional<Difference> Plan::first_difference(const Frame& frame) const {
     for (int m : step.members)
       if (const int32_t guilty = first_wrong_op(m, mine, arena, expected); guilty >= 0) {
         if (const std::optional<Difference> inner = inside_control(step, mine, arena)) return inner;
-        return Difference{std::string(graph_[guilty].op->name), graph_[guilty].loc, describe(step), {}};
+        return Difference{std::string(graph_[guilty].op->name),
+                          graph_[guilty].loc,
+                          describe(step),
+                          {},
+                          operands_right(m, mine, arena, expected, untouched)};
       }
     run_step(step, bindings, arena);
   }
@@ -112,6 +116,26 @@ std::optional<Difference> Plan::inside_control(const Step& step, const Frame& fr
   };
   watch_control({.op = region.op, .inputs = inputs, .attrs = region.attrs, .scalars = scalars}, look);
   return found;
+}
+
+// Whether what a region reads, as far as nothing was meant to have written it, is as it was made.
+bool Plan::operands_right(int member, const Frame& frame, std::byte* arena, const std::vector<Tensor>& expected,
+                          const PrivateInputs& untouched) const {
+  const Lowered& lowered = lowered_[static_cast<size_t>(member)];
+  for (size_t k = 0; k < lowered.operands.size(); ++k) {
+    const Place& place = lowered.operands[k];
+    if (lowered.region.operands[k].written || place.version >= 0) continue;
+    const auto input = std::find(graph_.inputs.begin(), graph_.inputs.end(), place.base) - graph_.inputs.begin();
+    Frame before = frame;
+    before.inputs = untouched.inputs();
+    const bool given = input < static_cast<std::ptrdiff_t>(graph_.inputs.size());
+    const Place whole{.base = place.base, .layout = graph_[place.base].layout};
+    const Tensor want =
+        given ? packed_at(address_of(place, before, arena), place.layout) : expected[static_cast<size_t>(place.base)];
+    const Place& at = given ? place : whole;
+    if (want.defined() && differs(want, address_of(at, frame, arena), at.layout)) return false;
+  }
+  return true;
 }
 
 // Runs one region on right operands with every value of it stored, and compares them in program order; -1 if all agree.

@@ -6,6 +6,7 @@
 
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
+#include "reprise/core/planted.h"
 #include "reprise/core/stats.h"
 #include "reprise/core/switches.h"
 #include "reprise/fusion/control.h"
@@ -152,7 +153,8 @@ void Plan::group_updates() {
     const bool joins =
         !steps_.empty() && groups &&
         same_program(lowered_[static_cast<size_t>(steps_.back().members[0])].region, lowered_[i].region) &&
-        lowered_[static_cast<size_t>(steps_.back().members[0])].scalars == lowered_[i].scalars &&
+        (lowered_[static_cast<size_t>(steps_.back().members[0])].scalars == lowered_[i].scalars ||
+         planted(Defect::group_scalars)) &&
         std::none_of(steps_.back().members.begin(), steps_.back().members.end(),
                      [&](int m) { return touches(lowered_[static_cast<size_t>(m)], lowered_[i]); });
     if (joins)
@@ -288,7 +290,8 @@ void Plan::run(const Frame& frame, std::byte* arena, Bindings& bindings) const {
       AtForward at(step.loc);  // an error inside names the op's line
       run_step(step, bindings, arena);
     }
-  for (const Twin& t : twins_) std::memcpy(frame.outputs[t.to], frame.outputs[t.from], t.bytes);
+  for (const Twin& t : twins_)
+    if (!planted(Defect::lost_twin)) std::memcpy(frame.outputs[t.to], frame.outputs[t.from], t.bytes);
   for (int32_t k : written_) ++frame.storages[k]->content;
   launch_stats().kernels += static_cast<int64_t>(steps_.size());
 }

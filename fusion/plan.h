@@ -12,6 +12,8 @@
 
 namespace rp {
 
+class PrivateInputs;
+
 class Plan final : public Executable {
  public:
   /// `fuse` false makes every op a kernel of its own.
@@ -64,6 +66,8 @@ class Plan final : public Executable {
   void run_timed(const Bindings& bindings, std::byte* arena, RunTimes& times) const;
   std::byte* address_of(const Place& place, const Frame& frame, std::byte* arena) const;
   int32_t first_wrong_op(int member, const Frame& frame, std::byte* arena, const std::vector<Tensor>& expected) const;
+  bool operands_right(int member, const Frame& frame, std::byte* arena, const std::vector<Tensor>& expected,
+                      const PrivateInputs& untouched) const;
   std::optional<Difference> inside_control(const Step& step, const Frame& frame, std::byte* arena) const;
   std::vector<int32_t> nodes_of(const Step& step) const;
   std::string describe(const Step& step) const;

@@ -53,9 +53,16 @@ std::optional<Difference> rewritten_wrongly(const Graph& right, const Graph& wro
       equal = equal || same_elements(want, got);
     }
     const bool lost = kind == Kind::write && by_place[place_of(right[i].loc)].empty();
-    if (lost || (comparable && !equal)) return Difference{std::string(right[i].op->name), right[i].loc, {}, {}};
+    if (lost || (comparable && !equal)) return Difference{std::string(right[i].op->name), right[i].loc, {}, {}, true};
   }
   return {};
+}
+
+// Where no op differs alone: what made the wrong result.
+Difference maker_of(const Graph& g, size_t wrong) {
+  const size_t outputs = g.outputs.size();
+  const int32_t value = wrong < outputs ? base_of(g, g.outputs[wrong]) : g.writes[wrong - outputs];
+  return {std::string(g[value].op->name), g[value].loc, {}, "which no kernel computes wrongly alone", false};
 }
 
 std::string sentence(const Culprit& c, const std::optional<Difference>& d) {
@@ -79,7 +86,8 @@ Culprit bisect(const Trial& trial) {
     const Without off({names.begin() + static_cast<std::ptrdiff_t>(on), names.end()});
     Graph g = trial.graph();
     const std::unique_ptr<Executable> code = engine.compile(g, Device{});
-    if (!trial.differs(*code)) {
+    const int wrong = trial.differs(*code);
+    if (wrong < 0) {
       before = std::move(g);
       continue;
     }
@@ -89,8 +97,10 @@ Culprit bisect(const Trial& trial) {
       if (!d && on) d = rewritten_wrongly(before, g, frame);
     });
     Culprit c;
-    c.rewrite = on ? std::string(names[on - 1]) : d ? "kernel" : "plan";
-    if (d) c.op = d->op, c.line = source_line(d->loc);
+    c.rewrite = on ? std::string(names[on - 1]) : d && d->alone ? "kernel" : "plan";
+    if (!d) d = maker_of(code->graph(), static_cast<size_t>(wrong));
+    c.op = d->op;
+    c.line = source_line(d->loc);
     c.text = sentence(c, d);
     return c;
   }

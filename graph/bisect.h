@@ -16,8 +16,9 @@ struct Culprit {
 
 /// A compiled graph whose results are wrong, to be compiled and tried again.
 struct Trial {
-  std::function<Graph()> graph;                    // makes the graph, by the rewrites that are not switched off
-  std::function<bool(const Executable&)> differs;  // runs it and compares
+  std::function<Graph()> graph;  // makes the graph, by the rewrites that are not switched off
+  std::function<int(const Executable&)>
+      differs;  // the first wrong output, or behind those write, or -1: // runs it and compares
   std::function<void(const std::function<void(const Frame&)>&)> with_frame;  // the state it begins with
 };
 

@@ -37,6 +37,7 @@ struct Difference {
   Loc loc;
   std::string kernel;  // that it is part of
   std::string inside;  // "step 3 of the scan at f.cpp:12", where the op is part of a body
+  bool alone = true;   // on right operands; else they had been overwritten
 };
 
 /// A compiled graph. Immutable; runs may overlap on different threads.

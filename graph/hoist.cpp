@@ -8,6 +8,7 @@
 #include "reprise/core/fail.h"
 #include "reprise/core/ops.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
 #include "reprise/core/switches.h"
 
 namespace rp {
@@ -62,7 +63,9 @@ class Hoister {
         invariant_[static_cast<size_t>(i)] = input_number(i) >= first_closed();
         continue;
       }
-      bool still = !n.inputs.empty() && !n.own && !n.op->random && n.op->kind != Kind::write && n.op != &after_op;
+      const bool random = planted(Defect::hoist_random) && n.op->random;
+      bool still =
+          (random || (!n.inputs.empty() && !n.op->random)) && !n.own && n.op->kind != Kind::write && n.op != &after_op;
       if (n.op->kind == Kind::control) still = still && !draws(n);
       for (int32_t in : n.inputs) still = still && invariant(in) && !g_[base_of(g_, in)].own;
       invariant_[static_cast<size_t>(i)] = still;
@@ -166,7 +169,10 @@ class Hoister {
       int64_t column = 0;
       for (int32_t i : group) {
         merge.rights.push_back(closed_number(g_[i].inputs[1]));
-        member_[i] = {static_cast<int32_t>(h_.merges.size()), column};
+        member_[i] = {static_cast<int32_t>(h_.merges.size()), planted(Defect::merge_columns) && !column
+                                                                  ? g_[i].layout->shape()[1]
+                                                              : planted(Defect::merge_columns) ? 0
+                                                                                               : column};
         column += g_[i].layout->shape()[1];
         note("side by side in one product", g_[i]);
       }
@@ -305,7 +311,7 @@ ScanCall hoist(ScanCall call) {
     AtForward at(p.loc);
     const Tensor& x = call.xs[static_cast<size_t>(p.input)];
     const Tensor rows = x.reshape({x.shape()[0] * x.shape()[1], x.shape()[2]});
-    const Tensor product = matmul(rows, closed[static_cast<size_t>(p.right)]);
+    const Tensor product = matmul(rows, closed[planted(Defect::hoist_right) ? 0 : static_cast<size_t>(p.right)]);
     xs.push_back(product.reshape({x.shape()[0], x.shape()[1], product.shape()[1]}));
   }
   call.scalars = picked(call.scalars, h->parameters);

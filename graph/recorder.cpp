@@ -134,7 +134,7 @@ OperandRef Recorder::bind_external(const Tensor& t) {
   if (fresh) {
     watch(t);
     External e{abstract ? t : bare_alias(t), {}, storage_index_.number(impl.storage, fresh_storage)};
-    if (impl.storage->exposed && state_ == State::matching) {
+    if (impl.storage->exposed && state_ == State::matching && !planted(Defect::no_snapshot)) {
       e.snapshot = snapshot_of(t);
       ++snapshots_;
     }
@@ -146,7 +146,7 @@ OperandRef Recorder::bind_external(const Tensor& t) {
 bool Recorder::matches(const TraceOp& t, const Call& call) const {
   return t.op == call.op && t.scalar_mask == call.scalar_mask && t.scalar_count == call.scalars.size() &&
          std::equal(t.inputs.begin(), t.inputs.end(), refs_.begin(), refs_.end(), same_operand) &&
-         t.attrs == call.attrs;
+         (t.attrs == call.attrs || planted(Defect::attrs_match));
 }
 
 TraceOp* Recorder::find_child(const Call& call) {
@@ -245,6 +245,7 @@ Tensor Recorder::record_now(const Call& call) {
   TraceOp* t = add_child(call, out);
   t->inputs = refs;
   current_ = t;
+  scalars_.insert(scalars_.end(), call.scalars.bits().begin(), call.scalars.bits().end());
   if (trie_.watch && trie_.watch->makes) trie_.watch->makes(*t, y);
   if (t->slot < 0) return y;
   ++slots_;
@@ -293,6 +294,7 @@ void Recorder::flush(std::string_view reason) {
   if (state_ == State::matching) {
     run_pending(reason);
   } else if (state_ == State::recording) {
+    if (trie_.watch && trie_.watch->records) show_recording();
     if (!current_->leaf) ++trie_.stats.recordings;
     leaf_of(*current_);
   }

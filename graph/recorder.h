@@ -29,7 +29,9 @@ struct Trie {
   struct Watch {
     std::function<void(const Tensor&)> uses;                   // a tensor from outside, before the program uses it
     std::function<void(const TraceOp&, const Tensor&)> makes;  // a value that is computed op by op
-    bool plans = true;                                         // false: matched ops run op by op
+    // A segment that was recorded, without rewrites, with its tensors from outside and its numbers.
+    std::function<void(Graph, const Tensors&, const std::vector<uint64_t>&)> records;
+    bool plans = true;  // false: matched ops run op by op
   };
   std::unique_ptr<Watch> watch;  // of rp::verify
 
@@ -119,6 +121,7 @@ class Recorder {
   void run_pending(std::string_view reason);
   void run_op_by_op();
   void fail_pending();
+  void show_recording() const;
   void run_plan(const LeafPlan& plan);
   void verify_plan(const LeafPlan& plan);
   const LeafPlan* build_plan(Leaf& leaf, TraceOp& end, std::vector<int32_t> live);

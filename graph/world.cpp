@@ -14,7 +14,7 @@ namespace rp {
 
 Observation observed(std::string label, const Tensor& t) {
   Observation o{.label = std::move(label)};
-  o.made = t.defined();
+  o.made = t.defined() && !t.pending();
   if (!o.made) return o;
   const NoGrad silent;
   const Tensor packed = t.detach().contiguous();

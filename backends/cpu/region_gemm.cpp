@@ -149,7 +149,7 @@ class GemmKernel final : public RegionKernel {
     args.index_row = static_cast<uint32_t>(self.shape_.n);
     for (size_t k = 0; k < self.stage_->stage.slots.size(); ++k) {
       const Nest::Steps& s = self.steps_[static_cast<size_t>(self.stage_->stage.slots[k].index)];
-      args.pointers[k] = block.base[k] + row * s.row + column * s.column;
+      args.pointers[k] = block.base[k] + (planted(Defect::epilogue_block) ? 0 : row) * s.row + column * s.column;
       args.row_strides[k] = s.row;
     }
     self.stage_->compiled->run(&args);
