@@ -278,7 +278,9 @@ void Plan::run_step(const Step& step, const Bindings& b, std::byte* arena) const
 void Plan::run(const Frame& frame) const {
   static thread_local Arena arena;
   static thread_local Bindings bindings;
-  run(frame, arena_ ? arena.at_least(arena_, *backend_) : nullptr, bindings);
+  std::byte* memory = arena_ ? arena.at_least(arena_, *backend_) : nullptr;
+  if (frame.poison && memory) std::memset(memory, 0xa5, arena_);
+  run(frame, memory, bindings);
 }
 
 void Plan::run(const Frame& frame, std::byte* arena, Bindings& bindings) const {

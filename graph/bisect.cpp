@@ -65,13 +65,12 @@ Difference maker_of(const Graph& g, size_t wrong) {
   return {std::string(g[value].op->name), g[value].loc, {}, "which no kernel computes wrongly alone", false};
 }
 
-std::string sentence(const Culprit& c, const std::optional<Difference>& d) {
-  std::string text = d ? fmt::format("first differing op: {}{}{}{}{}", d->op, c.line, d->inside.empty() ? "" : ", ",
-                                     d->inside, d->kernel.empty() ? "" : ", in kernel " + d->kernel)
-                       : "no op differs alone";
+std::string sentence(const Culprit& c, const Difference& d) {
+  const std::string text = fmt::format("first differing op: {}{}{}{}{}", d.op, c.line, d.inside.empty() ? "" : ", ",
+                                       d.inside, d.kernel.empty() ? "" : ", in kernel " + d.kernel);
   if (c.rewrite == "kernel") return text + "; its kernel is wrong with every rewrite switched off";
   if (c.rewrite == "plan") return text + "; it goes wrong with every rewrite switched off: copies, order or bindings";
-  if (c.rewrite.empty()) return text + "; a plan compiled afresh is right: what is kept between runs is at fault";
+  if (c.rewrite == "record") return text + "; a plan compiled afresh is right: this one was made for another recording";
   return text + "; goes wrong with the rewrite \"" + c.rewrite + "\"";
 }
 
@@ -101,11 +100,12 @@ Culprit bisect(const Trial& trial) {
     if (!d) d = maker_of(code->graph(), static_cast<size_t>(wrong));
     c.op = d->op;
     c.line = source_line(d->loc);
-    c.text = sentence(c, d);
+    c.text = sentence(c, *d);
     return c;
   }
-  Culprit c;
-  c.text = sentence(c, {});
+  const Difference d = maker_of(trial.code->graph(), trial.wrong);
+  Culprit c{"record", d.op, source_line(d.loc), {}};
+  c.text = sentence(c, d);
   return c;
 }
 

@@ -16,6 +16,8 @@ struct Culprit {
 
 /// A compiled graph whose results are wrong, to be compiled and tried again.
 struct Trial {
+  const Executable* code;        // as it was found
+  size_t wrong;                  // which of its outputs, or behind those writes, was first
   std::function<Graph()> graph;  // makes the graph, by the rewrites that are not switched off
   std::function<int(const Executable&)>
       differs;  // the first wrong output, or behind those write, or -1: // runs it and compares

@@ -29,6 +29,7 @@ struct Frame {
   std::byte* const* outputs;  // a buffer for the base of each graph output
   const uint64_t* scalars;    // the graph's parameters
   RunTimes* times = nullptr;  // if given, each kernel is timed
+  bool poison = false;        // fills scratch memory before the run: what was not computed then shows
 };
 
 /// An op that computes something else than eager.

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "reprise/core/fail.h"
+#include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
 #include "reprise/core/stats.h"
 #include "reprise/core/switches.h"
@@ -72,7 +73,7 @@ void plant(const LeafPlan& plan, const std::vector<TraceOp*>& pending, std::vect
   size_t at = 0, random = SIZE_MAX;
   for (const TraceOp* t : pending)
     for (int k = 0; planted(Defect::shared_random) && k < t->scalar_count; ++k, ++at)
-      if (t->op->random && k == 0 && std::exchange(random, std::min(random, at)) != SIZE_MAX)
+      if (t->op->random && k == position_scalar && std::exchange(random, std::min(random, at)) != SIZE_MAX)
         scalars[at] = scalars[random];
   at = 0;
   for (const TraceOp* t : pending)
@@ -226,9 +227,10 @@ void Recorder::verify_plan(const LeafPlan& plan) {
     for (size_t j = 0; j < plan.live.size(); ++j) {
       results.push_back(allocate(code.output_layout(j)->packed));
       outputs.push_back(results.back().bytes());
+      if (results.back().numel()) std::memset(outputs.back(), 0xa5, results.back().layout().bytes());
     }
     restore(before);
-    use({bound_inputs_.data(), bound_storages_.data(), outputs.data(), scalars_.data()});
+    use({bound_inputs_.data(), bound_storages_.data(), outputs.data(), scalars_.data(), nullptr, true});
   };
   const auto mismatch = [&](const Executable& code) {
     Mismatch found;
@@ -238,10 +240,13 @@ void Recorder::verify_plan(const LeafPlan& plan) {
     });
     return found;
   };
-  std::string report = mismatch(*plan.code).text;
+  Mismatch first = mismatch(*plan.code);
+  std::string report = std::move(first.text);
   ++trie_.stats.verified;
   if (report.empty()) return;
   const Culprit culprit = bisect({
+      .code = plan.code.get(),
+      .wrong = static_cast<size_t>(first.index),
       .graph = [&] { return build_graph(path_to(current_), external_specs(), plan.live); },
       .differs = [&](const Executable& code) { return mismatch(code).index; },
       .with_frame = [&](const std::function<void(const Frame&)>& use) { with_frame(*plan.code, use); },

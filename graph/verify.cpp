@@ -114,8 +114,10 @@ class Verifier {
   void observe(const std::string& label, const Outcome& o, Observations& list) const {
     Observation error{.label = label + ": error " + o.error, .shape = {static_cast<int64_t>(o.error.size())}};
     list.push_back(error);
-    for (size_t k = 0; k < o.results.size(); ++k)
+    for (size_t k = 0; k < o.results.size(); ++k) {
       list.push_back(observed(label + ": result" + f_.result_name(k), o.results[k]));
+      list.back().result = static_cast<int>(k);
+    }
     for (size_t k = 0; k < o.gradients.size(); ++k)
       list.push_back(observed(fmt::format("{}: gradient of leaf {}, {}", label, k, to_string(o.leaves[k].spec())),
                               o.gradients[k]));
@@ -163,8 +165,8 @@ class Verifier {
 
   // ---- comparison ----
 
-  static std::string first_difference(const Observations& eager, const Observations& other, const char* how,
-                                      double tolerance) {
+  std::string first_difference(const Observations& eager, const Observations& other, const char* how,
+                               double tolerance) {
     auto at = other.begin();
     for (const Observation& o : eager) {
       const auto same = std::find_if(at, other.end(), [&](const Observation& x) {
@@ -173,7 +175,10 @@ class Verifier {
       if (same == other.end() && o.owner) continue;  // state that was first seen later
       if (same == other.end()) return fmt::format("{}: eagerly, not {}", o.label, how);
       if (tolerance > 0 && !is_floating(o.dtype)) continue;
-      if (const std::string d = difference(o, *same, how, tolerance); !d.empty()) return o.label + ": " + d;
+      if (const std::string d = difference(o, *same, how, tolerance); !d.empty()) {
+        wrong_result_ = o.result;
+        return o.label + ": " + d;
+      }
       at = o.owner ? at : same + 1;
     }
     return {};
@@ -234,16 +239,18 @@ class Verifier {
     return {};
   }
 
-  // The op that made the first result of the last call.
+  // The op that made the wrong result, as it was recorded last.
   void name_maker(Culprit& c) const {
-    const TraceOp* t = &trie_of(*detail::recording_of(*captured_)).root;
     if (last_.empty()) return;
-    while (!t->children.empty()) {
-      t = t->children[0].get();
-      if (t->slot >= 0 && static_cast<uint32_t>(t->slot) == last_[0].impl()->slot) {
-        c.op = t->op->name;
-        c.line = source_line(t->loc);
-      }
+    const TensorImpl* made = last_[wrong_result_ < 0 ? 0 : static_cast<size_t>(wrong_result_)].impl();
+    std::vector<const TraceOp*> todo{&trie_of(*detail::recording_of(*captured_)).root};
+    while (!todo.empty()) {
+      const TraceOp* t = todo.back();
+      todo.pop_back();
+      for (auto it = t->children.rbegin(); it != t->children.rend(); ++it) todo.push_back(it->get());
+      if (!t->op || t->slot < 0 || static_cast<uint32_t>(t->slot) != made->slot || t->out != made->layout) continue;
+      c.op = t->op->name;
+      c.line = source_line(t->loc);
     }
   }
 
@@ -277,7 +284,8 @@ class Verifier {
   World world_;
   bool seen_ = false;
   Culprit culprit_;
-  Tensors last_;
+  Tensors last_;  // results of the last call
+  int wrong_result_ = -1;
   std::unique_ptr<Recorded> captured_;
   VerifyReport report_;
 };

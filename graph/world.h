@@ -15,7 +15,8 @@ struct Observation {
   Shape shape{};
   std::vector<std::byte> bytes{};
   const void* owner = nullptr;  // of state: what has it
-  bool made = true;             // false: undefined
+  bool made = true;             // false: undefined, or never computed
+  int result = -1;              // of the function, by number
 };
 
 Observation observed(std::string label, const Tensor& t);

@@ -11,7 +11,7 @@ VerifyReport stale_pack() {
       [=](const Tensor& x) {
         const Tensor y = matmul(x, w) + matmul(x * 2, w);
         w.copy_(w * 0.5);
-        return y + matmul(x + 1, w);
+        return std::pair(y, matmul(x + 1, w));
       },
       normal({100, 64}));
 }
@@ -31,7 +31,7 @@ VerifyReport long_chain(int64_t n) {
       [](const Tensor& x) {
         Tensor y = x * x;
         for (int i = 0; i < 6; ++i) y = y * x + 0.5;
-        return relu(x - y) * y;
+        return reciprocal(x - y) * y;
       },
       normal({n}));
 }
@@ -41,7 +41,7 @@ VerifyReport jit_tail() { return long_chain(13); }
 VerifyReport jit_constant() { return long_chain(64); }
 
 VerifyReport long_blocks() {
-  return verify([](const Tensor& x) { return sum(x * 2, {1}) * 0.5; }, normal({2, 6000}));
+  return verify([](const Tensor& x) { return sum(exp(x - max(x, {1}, true)), {1}) * 0.5; }, normal({2, 6000}));
 }
 
 constexpr PlantedCase cases[] = {
@@ -50,7 +50,7 @@ constexpr PlantedCase cases[] = {
     {Defect::k_split, "k_split", k_split, "pack", "matmul"},
     {Defect::swapped_operands, "swapped_operands", swapped_operands, "jit", "sub"},
     {Defect::jit_tail, "jit_tail", jit_tail, "jit", "mul"},
-    {Defect::jit_constant, "jit_constant", jit_constant, "jit", "relu"},
+    {Defect::jit_constant, "jit_constant", jit_constant, "jit", "reciprocal"},
     {Defect::long_blocks, "long_blocks", long_blocks, "rows", "sum"},
 };
 

@@ -16,8 +16,9 @@ VerifyReport verify_scan(Body body, ScanOptions options = {}) {
 }
 
 VerifyReport scan_buffers() {
-  const Tensor w = normal({4, 4});
-  return verify_scan([=](const Tensor& h, const Tensor& x) { return matmul(matmul(h, w) + x, w) + h; });
+  const Tensor w = normal({16, 16});
+  const auto body = [=](const Tensor& h, const Tensor&) { return matmul(w, h); };
+  return verify([=](const Tensor& h, const Tensor& xs) { return scan(body, h, xs); }, normal({16, 4}), steps());
 }
 
 VerifyReport scan_position() {
@@ -41,7 +42,10 @@ VerifyReport last_carry() {
 
 VerifyReport hoist_right() {
   const Tensor a = normal({4, 4}), b = normal({4, 4});
-  return verify_scan([=](const Tensor& h, const Tensor& x) { return tanh(matmul(h, a) + matmul(x, b)); });
+  return verify_scan([=](const Tensor& h, const Tensor& x) {
+    const Tensor carried = matmul(h, a);
+    return tanh(carried + matmul(x, b));
+  });
 }
 
 VerifyReport merge_columns() {

@@ -15,7 +15,7 @@ VerifyReport share_own() {
       [](const Tensor& x) {
         const Tensor a = exp(x), b = exp(x);
         a.copy_(a * 2);
-        return std::pair(a, b * 3);
+        return std::pair(a, b);
       },
       normal({8}));
 }
@@ -37,7 +37,7 @@ VerifyReport dead_write() {
 
 VerifyReport batch_rows() {
   const Tensor w = normal({8, 16});
-  return verify([=](const Tensor& x) { return std::pair(matmul(x * 2, w), matmul(x + 1, w)); }, normal({4, 8}));
+  return verify([=](const Tensor& x) { return std::pair(matmul(x * 2, w) * 2, matmul(x + 1, w) * 3); }, normal({4, 8}));
 }
 
 VerifyReport batch_order() {
@@ -45,10 +45,10 @@ VerifyReport batch_order() {
   return verify(
       [=](const Tensor& x) {
         const Tensor p = matmul(a, w);
-        a.copy_(x * 3);
+        a.slice(0, 0, 2).copy_(x * 3);
         return p + matmul(a * 2, w);
       },
-      normal({4, 8}));
+      normal({2, 8}));
 }
 
 Tensor sum_of_products(const Tensor& x, int count) {
@@ -104,7 +104,7 @@ VerifyReport write_order() {
   const Tensor w = normal({8});
   return verify(
       [=](const Tensor& x) {
-        const Tensor y = sum(w) * 2;
+        const Tensor y = exp(w);
         w.copy_(x);
         return y;
       },
@@ -112,13 +112,13 @@ VerifyReport write_order() {
 }
 
 VerifyReport write_reads() {
-  const Tensor s = normal({41});
+  const Tensor s = normal({1001});
   return verify(
       [=](const Tensor& x) {
-        s.slice(0, 1, 41).copy_(s.slice(0, 0, 40) * 2 + x);
+        s.slice(0, 1, 1001).copy_(s.slice(0, 0, 1000) * 2 + x);
         return x;
       },
-      normal({40}));
+      normal({1000}));
 }
 
 VerifyReport stale_temp() {
@@ -131,8 +131,8 @@ VerifyReport stale_temp() {
 }
 
 VerifyReport short_life() {
-  const Tensor a = normal({8, 8}), b = normal({8, 8}), c = normal({8, 8});
-  return verify([=](const Tensor& x) { return matmul(matmul(matmul(x, a), b), c); }, normal({8, 8}));
+  const Tensor a = normal({16, 16}), b = normal({16, 16}), c = normal({16, 16});
+  return verify([=](const Tensor& x) { return matmul(c, matmul(b, matmul(x, a))); }, normal({16, 16}));
 }
 
 VerifyReport group_scalars() {
@@ -159,11 +159,11 @@ constexpr PlantedCase cases[] = {
     {Defect::taken_home, "taken_home", taken_home, "homes", "concat"},
     {Defect::near_home, "near_home", near_home, "homes", "concat"},
     {Defect::other_axes, "other_axes", other_axes, "columns", "sum"},
-    {Defect::write_order, "write_order", write_order, "plan", "sum"},
-    {Defect::write_reads, "write_reads", write_reads, "map", "mul"},
+    {Defect::write_order, "write_order", write_order, "plan", "exp"},
+    {Defect::write_reads, "write_reads", write_reads, "map", "write"},
     {Defect::stale_temp, "stale_temp", stale_temp, "rows", "max"},
     {Defect::short_life, "short_life", short_life, "memory", "matmul"},
-    {Defect::group_scalars, "group_scalars", group_scalars, "group", "mul"},
+    {Defect::group_scalars, "group_scalars", group_scalars, "group", "write"},
 };
 
 }  // namespace

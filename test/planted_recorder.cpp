@@ -23,12 +23,12 @@ VerifyReport liveness() {
 }
 
 VerifyReport storage_partition() {
-  const Tensor p = normal({4}), other = normal({4}), same = p.reshape({4});
+  const Tensor p = normal({4}), other = normal({2, 2}), same = p.reshape({2, 2});
   return verify(
       [=](const Tensor& x) {
         const Tensor& read = positive(x) ? other : same;
         p.copy_(p * 3);
-        return read * 2;
+        return read * 2 + p.reshape({2, 2});
       },
       turning());
 }
@@ -86,7 +86,7 @@ VerifyReport dtype_key() {
 
 constexpr PlantedCase cases[] = {
     {Defect::liveness, "liveness", liveness, "record", "add"},
-    {Defect::storage_partition, "storage_partition", storage_partition, "record", "mul"},
+    {Defect::storage_partition, "storage_partition", storage_partition, "record", "add"},
     {Defect::strides, "strides", strides, "record", "mul"},
     {Defect::baked_scalar, "baked_scalar", baked_scalar, "record", "mul"},
     {Defect::frozen_random, "frozen_random", frozen_random, "record", "add"},

@@ -121,7 +121,7 @@ class RowsKernel final : public ReduceKernel {
 
   void reduce(const CompiledStage& s, const RegionCall& call, Scratch& scratch, int64_t row, int64_t count) const {
     const auto& reductions = s.stage.reductions;
-    const int64_t block = planted(Defect::long_blocks) && stages_.size() > 1 ? 2 * leaf : leaf;
+    const int64_t block = planted(Defect::long_blocks) && stages_.size() > 2 ? 2 * leaf : leaf;
     const bool one_block = nest_.columns <= block;
     std::vector<BlockTree> trees;
     if (!one_block)
