@@ -41,7 +41,6 @@ enum class Defect : uint8_t {
   k_split,            // a product of a packed operand forgets what earlier parts of k gave
   segment_adds,       // a sum of products forgets what earlier blocks of segments gave
   jit_tail,           // the lanes of the tail add where they should multiply
-  jit_constant,       // a constant is off by one bit
   long_blocks,        // a reduction in a fused kernel has longer blocks
   scan_buffers,       // a step writes over the carry it reads
   scan_position,      // every step draws the numbers of the first
@@ -56,7 +55,7 @@ enum class Defect : uint8_t {
   cond_scalars,       // a branch takes the numbers of the other
   extra_trip,         // a loop runs once more after its condition is false
 };
-inline constexpr int defect_count = 49;
+inline constexpr int defect_count = 48;
 
 #ifdef REPRISE_PLANTED_DEFECTS
 inline Defect& active_defect() {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
 
 #include "reprise/core/fail.h"
 #include "reprise/core/ops/attrs.h"
@@ -89,12 +88,7 @@ Draft fresh(const Graph& g, int32_t i) {
 
 class Splitter {
  public:
-  Splitter(const Graph& g, bool fuse) : g_(g), fuse_(fuse && !disabled("fuse")), region_(g.nodes.size(), -1) {
-    constexpr RegionKind kinds[] = {RegionKind::map, RegionKind::rows, RegionKind::columns};
-    for (RegionKind kind : kinds)
-      if (disabled(name_of(kind))) off_.insert(kind);
-    if (disabled("epilogue")) off_.insert(RegionKind::gemm);
-  }
+  Splitter(const Graph& g, bool fuse) : g_(g), fuse_(fuse && !disabled("fuse")), region_(g.nodes.size(), -1) {}
 
   Partition run() {
     for (int32_t i = 0; i < g_.size(); ++i)
@@ -146,6 +140,8 @@ class Splitter {
 
   // ---- joining ----
 
+  static bool off(RegionKind kind) { return disabled(kind == RegionKind::gemm ? "epilogue" : name_of(kind)); }
+
   void place(int32_t i) {
     const std::vector<int32_t> before = predecessors(i);
     int64_t target = -1;
@@ -190,7 +186,7 @@ class Splitter {
     Draft d = drafts_[r];
     if (d.kind == RegionKind::kernel) return "a library kernel has no epilogue";
     if (d.kind == RegionKind::control) return "nothing joins a control op from outside";
-    if (off_.count(d.kind)) return "switched off";
+    if (off(d.kind)) return "switched off";
     if (d.nodes.size() >= max_joined_nodes) return "the region is full";
     if (is_wide(g_, i) != is_wide(g_, d.nodes[0])) return "64-bit and 32-bit elements run in different kernels";
     if (std::string why = adapt(d, i); !why.empty()) return why;
@@ -219,7 +215,7 @@ class Splitter {
       for (int32_t n : d.nodes)
         if (g_[n].op->kind == Kind::write) return "a write does not join a column reduction";
     d.kind = kind;
-    return off_.count(kind) ? "switched off" : "";
+    return off(kind) ? "switched off" : "";
   }
 
   // Whether every node of a draft can be computed in one kernel.
@@ -344,7 +340,7 @@ class Splitter {
     const Draft &x = drafts_[a], &y = drafts_[b];
     if (x.kind == RegionKind::gemm || y.kind == RegionKind::gemm)
       return "a map before a matrix product's epilogue stays apart";
-    if (off_.count(x.kind) || off_.count(y.kind)) return "switched off";
+    if (off(x.kind) || off(y.kind)) return "switched off";
     if (x.shape != y.shape) return "the shapes differ";
     if (x.reduced && y.reduced && x.reduced != y.reduced) return "the regions reduce different axes";
     if (is_wide(g_, x.nodes[0]) != is_wide(g_, y.nodes[0]))
@@ -407,7 +403,6 @@ class Splitter {
   std::vector<bool> alive_;
   std::map<int32_t, std::vector<int32_t>> readers_;  // of each storage, since its last write
   std::vector<Refusal> refusals_;
-  std::set<RegionKind> off_;  // that nothing joins
   bool absorbs_ = !disabled("absorb");
 };
 

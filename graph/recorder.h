@@ -124,6 +124,7 @@ class Recorder {
   void show_recording() const;
   void run_plan(const LeafPlan& plan);
   void verify_plan(const LeafPlan& plan);
+  void tell(const std::string& difference);
   const LeafPlan* build_plan(Leaf& leaf, TraceOp& end, std::vector<int32_t> live);
   void bind();
   const LeafPlan* plan_for(TraceOp& end);

@@ -153,6 +153,10 @@ struct Copy {
   }
 };
 
+void restore(const std::vector<Copy>& copies) {
+  for (const Copy& c : copies) c.restore();
+}
+
 std::string mismatch_text(const char* what, const Layout& layout, const std::byte* eager, const std::byte* graph,
                           int64_t at) {
   const int64_t n = count_differing(eager, graph, layout.numel, layout.dtype());
@@ -216,10 +220,6 @@ void Recorder::verify_plan(const LeafPlan& plan) {
   pending_ = pending;
   std::vector<Copy> reference;
   for (const Copy& c : before) reference.emplace_back(c.storage);
-  const auto restore = [](const std::vector<Copy>& copies) {
-    for (const Copy& c : copies) c.restore();
-  };
-
   bind();
   const auto with_frame = [&](const Executable& code, const std::function<void(const Frame&)>& use) {
     Tensors results;
@@ -254,6 +254,10 @@ void Recorder::verify_plan(const LeafPlan& plan) {
   restore(reference);
   report = fmt::format("verify: capture '{}' differs from eager: {}\n  {}", trie_.options.name, report, culprit.text);
   if (trie_.culprit.text.empty()) trie_.culprit = culprit;
+  tell(report);
+}
+
+void Recorder::tell(const std::string& report) {
   trie_.note(report);
   if (trie_.options.on_mismatch == OnMismatch::throw_error) {
     fail_pending();  // the reference has run: nothing may run again

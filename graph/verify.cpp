@@ -10,6 +10,7 @@
 #include "reprise/core/switches.h"
 #include "reprise/eager/grad.h"
 #include "reprise/graph/capture.h"
+#include "reprise/graph/private_inputs.h"
 #include "reprise/graph/recorder.h"
 #include "reprise/graph/unroll.h"
 #include "reprise/graph/world.h"
@@ -221,6 +222,7 @@ class Verifier {
         captured.emplace(make_capture(false));
         trie_of(*detail::recording_of(*captured)).watch->makes = [&](const TraceOp& t, const Tensor& y) {
           if (t.op->kind == Kind::control) return;
+          const Unarmed unarmed;
           const Observation o = observed("", y);
           steps.push_back({t.op, t.loc, hash_bytes(o.bytes.size(), o.bytes.data(), o.bytes.size())});
         };

@@ -16,9 +16,9 @@ VerifyReport verify_scan(Body body, ScanOptions options = {}) {
 }
 
 VerifyReport scan_buffers() {
-  const Tensor w = normal({16, 16});
+  const Tensor w = normal({10, 10});
   const auto body = [=](const Tensor& h, const Tensor&) { return matmul(w, h); };
-  return verify([=](const Tensor& h, const Tensor& xs) { return scan(body, h, xs); }, normal({16, 4}), steps());
+  return verify([=](const Tensor& h, const Tensor& xs) { return scan(body, h, xs); }, normal({10, 16}), steps());
 }
 
 VerifyReport scan_position() {

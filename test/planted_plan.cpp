@@ -131,8 +131,8 @@ VerifyReport stale_temp() {
 }
 
 VerifyReport short_life() {
-  const Tensor a = normal({16, 16}), b = normal({16, 16}), c = normal({16, 16});
-  return verify([=](const Tensor& x) { return matmul(c, matmul(b, matmul(x, a))); }, normal({16, 16}));
+  const Tensor a = normal({10, 16}), b = normal({10, 10}), c = normal({10, 10});
+  return verify([=](const Tensor& x) { return matmul(c, matmul(b, matmul(x, a))); }, normal({10, 10}));
 }
 
 VerifyReport group_scalars() {
@@ -156,10 +156,10 @@ constexpr PlantedCase cases[] = {
     {Defect::chain_order, "chain_order", chain_order, "chain", "matmul"},
     {Defect::segment_adds, "segment_adds", segment_adds, "chain", "matmul"},
     {Defect::legal_axes, "legal_axes", legal_axes, "", ""},
-    {Defect::taken_home, "taken_home", taken_home, "homes", "concat"},
+    {Defect::taken_home, "taken_home", taken_home, "homes", "mul"},
     {Defect::near_home, "near_home", near_home, "homes", "concat"},
     {Defect::other_axes, "other_axes", other_axes, "columns", "sum"},
-    {Defect::write_order, "write_order", write_order, "plan", "exp"},
+    {Defect::write_order, "write_order", write_order, "map", "exp"},
     {Defect::write_reads, "write_reads", write_reads, "map", "write"},
     {Defect::stale_temp, "stale_temp", stale_temp, "rows", "max"},
     {Defect::short_life, "short_life", short_life, "memory", "matmul"},

@@ -27,8 +27,9 @@ VerifyReport storage_partition() {
   return verify(
       [=](const Tensor& x) {
         const Tensor& read = positive(x) ? other : same;
+        const Tensor y = read * 2;
         p.copy_(p * 3);
-        return read * 2 + p.reshape({2, 2});
+        return y + sum(x);
       },
       turning());
 }
@@ -85,7 +86,7 @@ VerifyReport dtype_key() {
 }
 
 constexpr PlantedCase cases[] = {
-    {Defect::liveness, "liveness", liveness, "record", "add"},
+    {Defect::liveness, "liveness", liveness, "record", "mul"},
     {Defect::storage_partition, "storage_partition", storage_partition, "record", "add"},
     {Defect::strides, "strides", strides, "record", "mul"},
     {Defect::baked_scalar, "baked_scalar", baked_scalar, "record", "mul"},

@@ -1,7 +1,6 @@
 #if defined(__x86_64__)
 
 #include "reprise/backends/cpu/jit_access.h"
-#include "reprise/core/planted.h"
 
 #include <cstddef>
 #include <cstring>
@@ -38,8 +37,7 @@ AccessCode::AccessCode(const Program& program, const Plan& plan, int lanes, std:
   constant_.assign(plan.nodes.size(), -1);
   for (size_t i = 0; i < plan.nodes.size(); ++i) {
     if (plan.nodes[i].level != Level::constant) continue;
-    fill(count,
-         [&](int) { return constant_bits(plan.nodes[i]) ^ (planted(Defect::jit_constant) && plan.nodes.size() > 12); });
+    fill(count, [&](int) { return constant_bits(plan.nodes[i]); });
     constant_[i] = count++;
   }
   code_start_ = (static_cast<size_t>(count) * vector_bytes_ + 63) / 64 * 64;
