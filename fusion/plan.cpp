@@ -276,11 +276,22 @@ void Plan::run_step(const Step& step, const Bindings& b, std::byte* arena) const
 }
 
 void Plan::run(const Frame& frame) const {
-  static thread_local Arena arena;
-  static thread_local Bindings bindings;
-  std::byte* memory = arena_ ? arena.at_least(arena_, *backend_) : nullptr;
-  if (frame.poison && memory) std::memset(memory, 0xa5, arena_);
-  run(frame, memory, bindings);
+  struct Memory {
+    Arena arena;
+    Bindings bindings;
+    bool busy = false;
+  };
+  static thread_local Memory shared;
+  Memory own;  // for ops of a body that runs op by op, inside another plan
+  Memory& memory = shared.busy ? own : shared;
+  std::byte* arena = arena_ ? memory.arena.at_least(arena_, *backend_) : nullptr;
+  if (frame.poison && arena) std::memset(arena, 0xa5, arena_);
+  memory.busy = true;
+  struct Free {
+    bool& busy;
+    ~Free() { busy = false; }
+  } free{memory.busy};
+  run(frame, arena, memory.bindings);
 }
 
 void Plan::run(const Frame& frame, std::byte* arena, Bindings& bindings) const {

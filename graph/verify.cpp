@@ -64,7 +64,7 @@ class Verifier {
 
   VerifyReport run() {
     Observations captured = captured_sequence(Mode::graph);
-    const std::vector<const void*> temporary = world_.forget_temporaries();
+    const std::vector<const void*> temporary = world_.leave_out_temporaries();
     std::erase_if(captured, [&](const Observation& o) {
       return o.owner && std::find(temporary.begin(), temporary.end(), o.owner) != temporary.end();
     });
@@ -130,6 +130,7 @@ class Verifier {
     std::vector<Outcome> outcomes;
     for (int k = 0; k < options_.calls; ++k) {
       if (k % 2) turn_arguments();
+      world_.begin_call();
       Outcome o;
       try {
         o = call(arguments_);

@@ -4,6 +4,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
 #include "reprise/core/error.h"
 #include "reprise/graph/tree.h"
@@ -43,7 +44,7 @@ VerifyReport verify(const VerifiedFunction& f, const Tensors& arguments, const V
 template <class F, class... A>
 VerifyReport verify(const VerifyOptions& options, F&& f, const A&... arguments) {
   const std::tuple<A...> given(arguments...);
-  std::function<std::string(size_t)> name;
+  std::vector<std::string> names;
   const auto call = [&](const Tensors& tensors) -> Tensors {
     const auto apply = [&] { return std::apply(f, detail::with_tensors(given, tensors.data())); };
     if constexpr (std::is_void_v<decltype(apply())>) {
@@ -51,11 +52,14 @@ VerifyReport verify(const VerifyOptions& options, F&& f, const A&... arguments) 
       return {};
     } else {
       const auto result = apply();
-      if (!name) name = [result](size_t i) { return detail::path_of(result, i); };
-      return detail::tensors_of(result);
+      const Tensors results = detail::tensors_of(result);
+      names.clear();
+      for (size_t i = 0; i < results.size(); ++i) names.push_back(detail::path_of(result, i));
+      return results;
     }
   };
-  return detail::verify({call, [&](size_t i) { return name ? name(i) : ""; }}, detail::tensors_of(given), options);
+  return detail::verify({call, [&](size_t i) { return i < names.size() ? names[i] : ""; }}, detail::tensors_of(given),
+                        options);
 }
 
 template <class F, class... A>

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <utility>
 
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
@@ -69,18 +68,21 @@ std::string difference(const Observation& eager, const Observation& other, const
 void World::see_elements(const Tensor& t) {
   Storage* s = t.impl()->storage;
   if (!s->data) return;
-  for (const Elements& e : elements_)
-    if (e.handle.impl()->storage == s) return;
+  for (Elements& e : elements_)
+    if (e.handle.impl()->storage == s) return e.uses.note(call_);
   const Layout* all = intern({t.dtype(), {static_cast<int64_t>(s->bytes / size_of(t.dtype()))}, t.device()});
   elements_.push_back({storage_view(s, all), {s->data, s->data + s->bytes}, s->history != nullptr});
+  elements_.back().uses.note(call_);
 }
 
 void World::see(const Tensor& t) {
   see_elements(t);
   if (!t.requires_grad()) return;
   for_each_leaf(t, [&](const Tensor& leaf) {
-    if (std::any_of(leaves_.begin(), leaves_.end(), [&](const Leaf& l) { return l.leaf.is(leaf); })) return;
+    const auto known = std::find_if(leaves_.begin(), leaves_.end(), [&](const Leaf& l) { return l.leaf.is(leaf); });
+    if (known != leaves_.end()) return known->uses.note(call_);
     leaves_.push_back({leaf, leaf.grad()});
+    leaves_.back().uses.note(call_);
     if (leaf.grad().defined()) see_elements(leaf.grad());
   });
 }
@@ -98,10 +100,12 @@ void World::restore() const {
 
 void World::observe(const std::string& label, std::vector<Observation>& list) const {
   for (const Elements& e : elements_) {
+    if (!e.uses.compared) continue;
     list.push_back(observed(label + ": elements of a tensor from outside", e.handle));
     list.back().owner = e.handle.impl()->storage;
   }
   for (const Leaf& l : leaves_) {
+    if (!l.uses.compared) continue;
     list.push_back(observed(fmt::format("{}: grad() of a leaf {}", label, to_string(l.leaf.spec())), l.leaf.grad()));
     list.back().owner = l.leaf.impl();
   }
@@ -112,19 +116,29 @@ void World::observe(const std::string& label, std::vector<Observation>& list) co
   list.push_back(std::move(position));
 }
 
-std::vector<const void*> World::forget_temporaries() {
+std::vector<const void*> World::leave_out_temporaries() {
   std::vector<const void*> forgotten;
+  const Tensors recent = last_backward_leaves();  // which the tape keeps, as this list does
   std::erase_if(leaves_, [&](const Leaf& l) {
-    const bool alone = l.leaf.impl()->refs.load() == 1;
-    if (alone) forgotten.push_back(l.leaf.impl());
-    return alone;
+    const bool kept = std::any_of(recent.begin(), recent.end(), [&](const Tensor& t) { return t.is(l.leaf); });
+    const bool alone = l.leaf.impl()->refs.load() == (kept ? 3 : 1);
+    if (!alone) return false;
+    forgotten.push_back(l.leaf.impl());
+    forgotten.push_back(l.leaf.impl()->storage);
+    if (l.leaf.grad().defined()) forgotten.push_back(l.leaf.grad().impl()->storage);
+    return true;
   });
   std::erase_if(elements_, [&](const Elements& e) {
     const Storage* s = e.handle.impl()->storage;
-    const bool alone = s->refs.load() == 1;
+    if (std::find(forgotten.begin(), forgotten.end(), s) != forgotten.end()) return true;
+    const bool alone = s->refs.load() <= 1 + s->saved_refs;
     if (alone) forgotten.push_back(s);
     return alone;
   });
+  for (Elements& e : elements_)
+    if (!(e.uses.compared = e.uses.calls > 1)) forgotten.push_back(e.handle.impl()->storage);
+  for (Leaf& l : leaves_)
+    if (!(l.uses.compared = l.uses.calls > 1)) forgotten.push_back(l.leaf.impl());
   return forgotten;
 }
 
