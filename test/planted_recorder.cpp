@@ -22,18 +22,6 @@ VerifyReport liveness() {
       turning());
 }
 
-VerifyReport storage_partition() {
-  const Tensor p = normal({4}), other = normal({2, 2}), same = p.reshape({2, 2});
-  return verify(
-      [=](const Tensor& x) {
-        const Tensor& read = positive(x) ? other : same;
-        const Tensor y = read * 2;
-        p.copy_(p * 3);
-        return y + sum(x);
-      },
-      turning());
-}
-
 VerifyReport strides() {
   const Tensor m = normal({4, 4}), turned = m.transpose();
   return verify([=](const Tensor& x) { return (positive(x) ? m : turned) * 2; }, turning());
@@ -87,7 +75,6 @@ VerifyReport dtype_key() {
 
 constexpr PlantedCase cases[] = {
     {Defect::liveness, "liveness", liveness, "record", "mul"},
-    {Defect::storage_partition, "storage_partition", storage_partition, "record", "add"},
     {Defect::strides, "strides", strides, "record", "mul"},
     {Defect::baked_scalar, "baked_scalar", baked_scalar, "record", "mul"},
     {Defect::frozen_random, "frozen_random", frozen_random, "record", "add"},
