@@ -7,4 +7,6 @@
 #include "reprise/graph/capture.h"
 #include "reprise/graph/control.h"
 #include "reprise/graph/nan_guard.h"
+#include "reprise/graph/stepper.h"
+#include "reprise/graph/verify.h"
 #include "reprise/nn/nn.h"

@@ -9,6 +9,7 @@
 #include "reprise/core/hash.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
 #include "reprise/core/switches.h"
 
 namespace rp {
@@ -38,7 +39,8 @@ namespace {
 
 // Nodes with run-time scalars are never shared by value, writes and inputs are events, not values.
 bool shareable(const Node& n) {
-  return !n.own && n.op->kind != Kind::input && n.op->kind != Kind::write && n.op->kind != Kind::control &&
+  return (!n.own || planted(Defect::share_own)) && n.op->kind != Kind::input && n.op->kind != Kind::write &&
+         n.op->kind != Kind::control &&
          std::all_of(n.scalars.begin(), n.scalars.end(), [](const ScalarSource& s) { return s.parameter < 0; });
 }
 
@@ -98,6 +100,8 @@ std::vector<int32_t> random_positions(const Graph& graph) {
   return positions;
 }
 
+GraphBuilder::GraphBuilder() : share_(!disabled("share")) {}
+
 int32_t GraphBuilder::input(const Layout* layout, int32_t alias_of, const Loc& loc) {
   const auto k = static_cast<int32_t>(graph_.inputs.size());
   graph_.aliases.push_back(alias_of < 0 ? k : alias_of);
@@ -107,8 +111,7 @@ int32_t GraphBuilder::input(const Layout* layout, int32_t alias_of, const Loc& l
 }
 
 int32_t GraphBuilder::add(Node node) {
-  static const bool share = !disabled("share");
-  if (!share || !shareable(node)) {
+  if (!share_ || !shareable(node)) {
     graph_.nodes.push_back(std::move(node));
     return graph_.size() - 1;
   }

@@ -81,6 +81,7 @@ void verify(const Graph& graph, std::string_view stage);
 /// Appends nodes, sharing equal ones (same op, inputs, attrs, no scalars) as it goes.
 class GraphBuilder {
  public:
+  GraphBuilder();
   int32_t input(const Layout* layout, int32_t alias_of, const Loc& loc = {});
   int32_t add(Node node);
   Graph& graph() { return graph_; }
@@ -92,6 +93,7 @@ class GraphBuilder {
   Graph graph_;
   std::vector<int32_t> shared_;  // open-addressed table of shareable nodes
   size_t count_ = 0;
+  bool share_;
   void grow();
 };
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdlib>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "reprise/core/fail.h"
@@ -20,11 +21,38 @@ constexpr std::array table{
     Switch{"REPRISE_JIT", "0: fused loops run as compiled-in tile kernels instead of generated machine code"},
     Switch{"REPRISE_ISA", "avx512: oneDNN may use AVX-512; by default it uses AVX2"},
     Switch{"REPRISE_THREADS", "threads that kernels may use; default: one per core"},
-    Switch{"REPRISE_DISABLE", "rewrites to leave out, by name, separated by commas: turn, dead, fold, batch, share, fuse"},
+    Switch{"REPRISE_DISABLE", "rewrites to leave out, by name, separated by commas: see docs/verify.md"},
     Switch{"REPRISE_NAN", "1: the op that makes the first NaN or Inf throws an error that names it"},
     Switch{"REPRISE_PROFILE", "1: the kernels of captured functions are timed, for their reports"},
     Switch{"REPRISE_LOG", "1: divergences, cuts, rebuilt plans and refusals are reported on standard error"},
 };
+
+constexpr std::array all_rewrites{
+    Rewrite{"loops", "a scan is one op; off: its body is called step by step (outside captures)"},
+    Rewrite{"hoist", "what does not change leaves the loop of a scan"},
+    Rewrite{"body", "bodies of control ops run as plans; off: op by op"},
+    Rewrite{"carries", "carries and stacked results of a scan are left where they are wanted"},
+    Rewrite{"share", "equal nodes become one"},
+    Rewrite{"turn", "the transpose of a product is formed as a product"},
+    Rewrite{"dead", "what nobody needs goes"},
+    Rewrite{"fold", "exact identities go"},
+    Rewrite{"chain", "sums of products become one segmented product"},
+    Rewrite{"batch", "products with one right operand become one"},
+    Rewrite{"homes", "what goes into a concat is made there"},
+    Rewrite{"fuse", "ops of one iteration space share a kernel"},
+    Rewrite{"map", "pointwise ops join maps"},
+    Rewrite{"rows", "reductions of trailing axes share kernels"},
+    Rewrite{"columns", "reductions of leading axes share kernels"},
+    Rewrite{"epilogue", "ops join the matrix product before them"},
+    Rewrite{"absorb", "the regions of several producers become one"},
+    Rewrite{"group", "equal updates of different tensors become one launch"},
+    Rewrite{"cell", "ops on equal parts of a product run on its columns while they are hot"},
+    Rewrite{"memory", "buffers that are not alive together share memory"},
+    Rewrite{"pack", "packed copies of right operands are kept"},
+    Rewrite{"jit", "machine code; off: tile kernels"},
+};
+
+constinit thread_local const Without* innermost = nullptr;
 
 /// Levenshtein's distance: insertions, deletions and replacements that turn `a` into `b`.
 size_t edits(std::string_view a, std::string_view b) {
@@ -68,9 +96,37 @@ std::string switch_value(std::string_view name) {
   return value ? value : "";
 }
 
-bool disabled(std::string_view rewrite) {
-  static const std::string list = "," + switch_value("REPRISE_DISABLE") + ",";
-  return list.find("," + std::string(rewrite) + ",") != std::string::npos;
+std::span<const Rewrite> rewrites() { return all_rewrites; }
+
+namespace {
+
+std::vector<std::string> environment_list() {
+  std::vector<std::string> names;
+  std::string rest = switch_value("REPRISE_DISABLE");
+  while (!rest.empty()) {
+    const size_t comma = rest.find(',');
+    std::string name = rest.substr(0, comma);
+    rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
+    if (name.empty()) continue;
+    if (std::ranges::find(all_rewrites, name, &Rewrite::name) == all_rewrites.end())
+      fail("REPRISE_DISABLE: there is no rewrite \"{}\"", name);
+    names.push_back(std::move(name));
+  }
+  return names;
 }
+
+}  // namespace
+
+bool disabled(std::string_view rewrite) {
+  static const std::vector<std::string> always = environment_list();
+  if (std::ranges::find(always, rewrite) != always.end()) return true;
+  for (const Without* w = innermost; w; w = w->outer_)
+    if (std::ranges::find(w->names_, rewrite) != w->names_.end()) return true;
+  return false;
+}
+
+Without::Without(std::vector<std::string_view> names)
+    : names_(std::move(names)), outer_(std::exchange(innermost, this)) {}
+Without::~Without() { innermost = outer_; }
 
 }  // namespace rp

@@ -2,6 +2,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace rp {
 
@@ -18,7 +19,30 @@ std::span<const Switch> switches();
 /// The value of a switch, empty if unset. `name` is one of `switches()`.
 std::string switch_value(std::string_view name);
 
-/// Whether REPRISE_DISABLE names a rewrite.
+/// One thing that makes a compiled graph, or a run, differ from op by op.
+struct Rewrite {
+  std::string_view name;
+  std::string_view help;
+};
+
+/// Every rewrite that can be left out, in the order in which they run; `fuse` stands for all that put ops into one
+/// kernel. An unknown name in REPRISE_DISABLE is an error at the first look.
+std::span<const Rewrite> rewrites();
+
+/// Whether a rewrite is left out: by REPRISE_DISABLE, or by a `Without` of this thread.
 bool disabled(std::string_view rewrite);
+
+/// Leaves rewrites out while it lives, on this thread, besides those that are left out already.
+class Without {
+ public:
+  explicit Without(std::vector<std::string_view> names);
+  ~Without();
+  Without(const Without&) = delete;
+
+ private:
+  friend bool disabled(std::string_view rewrite);
+  std::vector<std::string_view> names_;
+  const Without* outer_;
+};
 
 }  // namespace rp

@@ -5,9 +5,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
+#include "reprise/core/switches.h"
 #include "reprise/fusion/plan.h"
 #include "reprise/graph/control_run.h"
 #include "reprise/graph/passes.h"
@@ -90,14 +93,18 @@ class ScanKernel final : public RegionKernel {
   };
 
   void choose_outputs();
+  int32_t echo_of(int32_t node) const;
   std::byte* result(const RegionCall& call, int32_t k) const {
     return call.pointers[result_operand_[static_cast<size_t>(k)]];
   }
   bool wanted(int32_t k) const { return result_operand_[static_cast<size_t>(k)] >= 0; }
   std::byte* target(const RegionCall& call, const Output& o, int64_t step) const;
-  int64_t time(int64_t step) const { return a_.reverse ? a_.length - 1 - step : step; }
+  int64_t time(int64_t step) const {
+    return a_.reverse && !planted(Defect::scan_reverse) ? a_.length - 1 - step : step;
+  }
 
   ControlAttrs a_;
+  bool in_place_ = !disabled("carries");  // carries and stacks are made where they are wanted
   size_t operands_ = 0;
   std::vector<int> result_operand_;
   std::vector<int64_t> x_step_;  // bytes from step to step
@@ -109,6 +116,14 @@ class ScanKernel final : public RegionKernel {
   size_t scratch_ = 0, arena_at_ = 0;
 };
 
+// The carry whose value when a step begins a result stacks, -1 if it is something else.
+int32_t ScanKernel::echo_of(int32_t node) const {
+  const Graph& g = *a_.body;
+  if (g[node].op != &copy_op) return -1;
+  const auto first = g.inputs.begin(), last = first + a_.carries, carry = std::find(first, last, g[node].inputs[0]);
+  return carry != last && g[*carry].layout->contiguous ? static_cast<int32_t>(carry - first) : -1;
+}
+
 void ScanKernel::choose_outputs() {
   const Graph& g = *a_.body;
   for (int32_t k = 0; k < a_.results; ++k) {
@@ -116,10 +131,8 @@ void ScanKernel::choose_outputs() {
     const Layout& layout = *g[node].layout;
     if (k >= a_.carries) {
       if (!wanted(k)) continue;
-      const auto first = g.inputs.begin(), last = first + a_.carries;
-      const auto carry = g[node].op == &copy_op ? std::find(first, last, g[node].inputs[0]) : last;
-      if (carry != last && g[*carry].layout->contiguous) {
-        echoes_.push_back({static_cast<int32_t>(carry - first), k, layout.bytes()});
+      if (const int32_t carry = in_place_ ? echo_of(node) : -1; carry >= 0) {
+        echoes_.push_back({carry, k, layout.bytes()});
         continue;
       }
     }
@@ -135,6 +148,7 @@ void ScanKernel::choose_outputs() {
 
 // Where a step leaves a value.
 std::byte* ScanKernel::target(const RegionCall& call, const Output& o, int64_t step) const {
+  if (!in_place_) return call.scratch + o.scratch + (step & 1 && !planted(Defect::scan_buffers) ? padded(o.bytes) : 0);
   if (!o.stacks.empty()) return result(call, o.stacks[0]) + time(step) * static_cast<int64_t>(o.bytes);
   if (step + 1 == a_.length) {
     for (int32_t c : o.carries)
@@ -142,9 +156,9 @@ std::byte* ScanKernel::target(const RegionCall& call, const Output& o, int64_t s
   } else {
     for (const Echo& e : echoes_)
       if (std::find(o.carries.begin(), o.carries.end(), e.carry) != o.carries.end())
-        return result(call, e.result) + time(step + 1) * static_cast<int64_t>(o.bytes);
+        return result(call, e.result) + time(step + !planted(Defect::echo_step)) * static_cast<int64_t>(o.bytes);
   }
-  return call.scratch + o.scratch + (step & 1 ? padded(o.bytes) : 0);
+  return call.scratch + o.scratch + (step & 1 && !planted(Defect::scan_buffers) ? padded(o.bytes) : 0);
 }
 
 void ScanKernel::run(const RegionCall& call) const {
@@ -162,18 +176,19 @@ void ScanKernel::run(const RegionCall& call) const {
       if (std::byte* from = now.inputs[static_cast<size_t>(e.carry)]; from != to) std::memcpy(to, from, e.bytes);
     }
     for (size_t u = 0; u < outputs_.size(); ++u) now.outputs[u] = target(call, outputs_[u], s);
-    plan_->run({now.inputs.data(), now.storages.data(), now.outputs.data(), scalars.at(t).data()},
+    plan_->run({now.inputs.data(), now.storages.data(), now.outputs.data(),
+                scalars.at(planted(Defect::scan_position) ? 0 : t).data()},
                call.scratch + arena_at_, bindings);
     for (size_t u = 0; u < outputs_.size(); ++u) {
       const Output& o = outputs_[u];
-      for (size_t j = 1; j < o.stacks.size(); ++j)
+      for (size_t j = in_place_; j < o.stacks.size(); ++j)
         std::memcpy(result(call, o.stacks[j]) + t * static_cast<int64_t>(o.bytes), now.outputs[u], o.bytes);
       for (int32_t c : o.carries) now.inputs[static_cast<size_t>(c)] = now.outputs[u];
     }
   }
   for (size_t c = 0; c < carries; ++c) {
     const auto k = static_cast<int32_t>(c);
-    if (!wanted(k) || result(call, k) == now.inputs[c]) continue;
+    if (!wanted(k) || result(call, k) == now.inputs[c] || planted(Defect::last_carry)) continue;
     std::memcpy(result(call, k), now.inputs[c], (*a_.body)[a_.body->outputs[c]].layout->bytes());
   }
 }
@@ -198,9 +213,9 @@ class CondKernel final : public RegionKernel {
     std::vector<Storage*> storages;
     for (size_t i = 1; i < operands_; ++i) storages.push_back(owners[i]);
     Plan::Bindings bindings;
-    plans_[yes ? 0 : 1]->run(
-        {call.pointers + 1, storages.data(), call.pointers + operands_, call.scalars + (yes ? 0 : a_.body->parameters)},
-        call.scratch, bindings);
+    plans_[yes ? 0 : 1]->run({call.pointers + 1, storages.data(), call.pointers + operands_,
+                              call.scalars + (yes != planted(Defect::cond_scalars) ? 0 : a_.body->parameters)},
+                             call.scratch, bindings);
   }
   std::string form() const override { return "two branches"; }
   size_t scratch_bytes() const override { return std::max(plans_[0]->arena_bytes(), plans_[1]->arena_bytes()); }
@@ -241,9 +256,10 @@ class WhileKernel final : public RegionKernel {
     std::byte* arena = call.scratch + 2 * state_;
     std::byte* go = arena + arena_;
     Plan::Bindings bindings;
+    int stopped = planted(Defect::extra_trip) ? 0 : 1;
     for (int64_t t = 0; a_.length < 0 || t < a_.length; ++t) {
       test_->run({test_inputs.data(), test_storages.data(), &go, of_test.at(t).data()}, arena, bindings);
-      if (go[0] == std::byte{0}) break;
+      if (go[0] == std::byte{0} && stopped++) break;
       std::vector<std::byte*> next;
       std::byte* at = call.scratch + (t & 1 ? state_ : 0);
       for (size_t b : bytes_) next.push_back(std::exchange(at, at + padded(b)));
@@ -269,9 +285,41 @@ class WhileKernel final : public RegionKernel {
   size_t state_ = 0, arena_ = 0;
 };
 
+// The bodies op by op, as eager runs them.
+class SteppedKernel final : public RegionKernel {
+ public:
+  explicit SteppedKernel(const Region& region) : region_(region) {}
+
+  void run(const RegionCall& call) const override {
+    const size_t inputs = region_.operands.size() - region_.results.size();
+    Tensors operands;
+    for (size_t i = 0; i < inputs; ++i) operands.push_back(at(call, i));
+    std::vector<const Tensor*> pointers;
+    for (const Tensor& t : operands) pointers.push_back(&t);
+    const Tensor token = allocate(intern({DType::boolean, {}, {}}));
+    const Scalars scalars({call.scalars, static_cast<size_t>(region_.scalars)});
+    engine.run_control({.op = region_.op, .inputs = pointers, .attrs = region_.attrs, .scalars = scalars}, token);
+    for (size_t k = 0; k < region_.results.size(); ++k) {
+      const Tensor value = engine.result_of(token, region_.results[k]);
+      const Tensor* from[] = {&value};
+      engine.run_out({.op = &copy_op, .inputs = from}, at(call, inputs + k));
+    }
+  }
+  std::string form() const override { return "op by op"; }
+
+ private:
+  Tensor at(const RegionCall& call, size_t k) const {
+    const Layout* layout = region_.operands[k].layout;
+    return alias(adopt(call.pointers[k], intern({layout->dtype(), {extent_of(*layout)}, {}}), nullptr, nullptr), layout,
+                 0);
+  }
+  Region region_;
+};
+
 }  // namespace
 
 std::unique_ptr<RegionKernel> compile_control(const Region& region, Device device, bool fuse) {
+  if (disabled("body")) return std::make_unique<SteppedKernel>(region);
   if (region.op == &scan_op) return std::make_unique<ScanKernel>(region, device, fuse);
   if (region.op == &cond_op) return std::make_unique<CondKernel>(region, device, fuse);
   return std::make_unique<WhileKernel>(region, device, fuse);

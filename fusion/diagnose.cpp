@@ -1,64 +1,23 @@
 // Finding the kernel and the op whose own computation differs from eager.
 #include <algorithm>
 #include <cstring>
-#include <utility>
 
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
 #include "reprise/core/infer.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/fusion/plan.h"
+#include "reprise/graph/control_run.h"
 #include "reprise/graph/interpret.h"
+#include "reprise/graph/private_inputs.h"
 
 namespace rp {
 namespace {
 
-// While a capture is armed, what runs here is no part of it.
-class Unrecorded {
- public:
-  Unrecorded() = default;
-  Unrecorded(const Unrecorded&) = delete;
-  ~Unrecorded() { thread_state.recorder = before_; }
-
- private:
-  Recorder* before_ = std::exchange(thread_state.recorder, nullptr);
-};
-
-// Copies of the inputs' storages, so that nothing of the caller's is touched.
-class PrivateInputs {
- public:
-  PrivateInputs(const Graph& g, const Frame& frame) {
-    for (size_t k = 0; k < g.inputs.size(); ++k) {
-      const auto owner = static_cast<size_t>(g.aliases[k]);
-      Storage* s = frame.storages[k];
-      if (owner == k)
-        bytes_.emplace_back(s->data, s->data + s->bytes);
-      else
-        bytes_.emplace_back();
-      inputs_.push_back(bytes_[owner].data() + (frame.inputs[k] - s->data));
-      layouts_.push_back(g[g.inputs[k]].layout);
-    }
-    storages_.assign(inputs_.size(), nullptr);
-  }
-  std::byte* const* inputs() const { return inputs_.data(); }
-  Tensor tensor(size_t k) const {
-    Tensor whole = adopt(inputs_[k], intern({layouts_[k]->dtype(), {extent_of(*layouts_[k])}, {}}), nullptr, nullptr);
-    return alias(whole, layouts_[k], 0);
-  }
-  Storage* const* storages() const { return storages_.data(); }
-
- private:
-  std::vector<std::vector<std::byte>> bytes_;
-  std::vector<std::byte*> inputs_;
-  std::vector<const Layout*> layouts_;
-  std::vector<Storage*> storages_;
-};
-
 // Every computing node's value, as it was first made, by running the graph op by op.
 std::vector<Tensor> reference_values(const Graph& g, const PrivateInputs& inputs, const uint64_t* parameters) {
-  Tensors operands, values;
-  for (size_t k = 0; k < g.inputs.size(); ++k) operands.push_back(inputs.tensor(k));
-  Interpreter run(g, std::move(operands), {parameters, static_cast<size_t>(g.parameters)});
+  Tensors values;
+  Interpreter run(g, inputs.tensors(), {parameters, static_cast<size_t>(g.parameters)});
   for (const Node& n : g.nodes) {
     run.step();
     const bool computes = n.op->kind != Kind::view && n.op->kind != Kind::input && n.op->kind != Kind::control;
@@ -102,9 +61,9 @@ bool differs(const Tensor& expected, const std::byte* data, const Layout* layout
 }  // namespace
 
 // Runs kernel by kernel, so that the first whose results differ from the reference had right operands.
-std::optional<std::string> Plan::first_difference(const Frame& frame) const {
-  const Unrecorded unrecorded;
-  const PrivateInputs for_reference(graph_, frame), inputs(graph_, frame);
+std::optional<Difference> Plan::first_difference(const Frame& frame) const {
+  const Unarmed unarmed;
+  const PrivateInputs for_reference(graph_, frame), inputs(graph_, frame), untouched(graph_, frame);
   const std::vector<Tensor> expected = reference_values(graph_, for_reference, frame.scalars);
   std::vector<std::byte> memory(arena_ + 64);
   auto* arena = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
@@ -113,12 +72,70 @@ std::optional<std::string> Plan::first_difference(const Frame& frame) const {
   resolve(mine, arena, bindings);
   for (const Step& step : steps_) {
     for (int m : step.members)
-      if (const int32_t guilty = first_wrong_op(m, mine, arena, expected); guilty >= 0)
-        return fmt::format("first differing op: %{} {}{}, in kernel {}", guilty, graph_[guilty].op->name,
-                           source_line(graph_[guilty].loc), describe(step));
+      if (const int32_t guilty = first_wrong_op(m, mine, arena, expected); guilty >= 0) {
+        if (const std::optional<Difference> inner = inside_control(step, mine, arena)) return inner;
+        return Difference{std::string(graph_[guilty].op->name),
+                          graph_[guilty].loc,
+                          describe(step),
+                          {},
+                          operands_right(m, mine, arena, expected, untouched)};
+      }
     run_step(step, bindings, arena);
   }
   return {};
+}
+
+// The first op that is wrong in a body, each step beginning with right values; none if `step` runs no bodies.
+std::optional<Difference> Plan::inside_control(const Step& step, const Frame& frame, std::byte* arena) const {
+  const std::vector<RegionKernel::Body> bodies = step.kernel->bodies();
+  if (bodies.empty()) return {};
+  const Lowered& lowered = lowered_[static_cast<size_t>(step.members[0])];
+  const Region& region = lowered.region;
+  Tensors operands;
+  for (size_t k = 0; k < region.operands.size() - region.results.size(); ++k)
+    operands.push_back(packed_at(address_of(lowered.operands[k], frame, arena), region.operands[k].layout));
+  std::vector<const Tensor*> inputs;
+  for (const Tensor& t : operands) inputs.push_back(&t);
+  Scalars scalars;
+  for (const ScalarSource& s : lowered.scalars)
+    scalars.add_bits(s.parameter >= 0 ? frame.scalars[s.parameter] : s.bits);
+  std::optional<Difference> found;
+  const auto look = [&](size_t body, const Tensors& in, std::span<const uint64_t> given, int64_t number) {
+    if (found) return;
+    const Executable& plan = *bodies[body].plan;
+    Tensors results;
+    std::vector<std::byte*> pointers, outputs;
+    std::vector<Storage*> storages;
+    for (const Tensor& t : in) pointers.push_back(t.bytes()), storages.push_back(t.impl()->storage);
+    for (size_t j = 0; j < plan.graph().outputs.size(); ++j) results.push_back(allocate(plan.output_layout(j)->packed));
+    for (const Tensor& t : results) outputs.push_back(t.bytes());
+    found = plan.first_difference({pointers.data(), storages.data(), outputs.data(), given.data()});
+    if (found && found->inside.empty())
+      found->inside =
+          fmt::format("{} {} of the {}{}", bodies[body].role, number, region.op->name, source_line(step.loc));
+  };
+  watch_control({.op = region.op, .inputs = inputs, .attrs = region.attrs, .scalars = scalars}, look);
+  return found;
+}
+
+// Whether what a region reads, as far as nothing was meant to have written it, is as it was made.
+bool Plan::operands_right(int member, const Frame& frame, std::byte* arena, const std::vector<Tensor>& expected,
+                          const PrivateInputs& untouched) const {
+  const Lowered& lowered = lowered_[static_cast<size_t>(member)];
+  for (size_t k = 0; k < lowered.operands.size(); ++k) {
+    const Place& place = lowered.operands[k];
+    if (lowered.region.operands[k].written || place.version >= 0) continue;
+    const auto input = std::find(graph_.inputs.begin(), graph_.inputs.end(), place.base) - graph_.inputs.begin();
+    Frame before = frame;
+    before.inputs = untouched.inputs();
+    const bool given = input < static_cast<std::ptrdiff_t>(graph_.inputs.size());
+    const Place whole{.base = place.base, .layout = graph_[place.base].layout};
+    const Tensor want =
+        given ? packed_at(address_of(place, before, arena), place.layout) : expected[static_cast<size_t>(place.base)];
+    const Place& at = given ? place : whole;
+    if (want.defined() && differs(want, address_of(at, frame, arena), at.layout)) return false;
+  }
+  return true;
 }
 
 // Runs one region on right operands with every value of it stored, and compares them in program order; -1 if all agree.

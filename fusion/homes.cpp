@@ -6,6 +6,8 @@
 
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
+#include "reprise/core/switches.h"
 
 namespace rp {
 namespace {
@@ -62,7 +64,7 @@ class Candidates {
     const auto made = taken_.begin() + v;
     const bool computed = n.op->kind == Kind::pointwise || n.op->kind == Kind::reduce || n.op->kind == Kind::contract ||
                           n.op->kind == Kind::kernel;
-    if (!computed || n.own || *made) return false;
+    if (!computed || n.own || (*made && !planted(Defect::taken_home))) return false;
     const Layout& in = *g_[concat.inputs[k]].layout;
     const bool strided = outer_count(concat.layout->shape(), axis_of(concat)) != 1;
     if (strided && (uses_[static_cast<size_t>(v)] != 1 || n.op->kind == Kind::reduce || n.op->kind == Kind::kernel ||
@@ -89,6 +91,7 @@ using Choices = std::vector<std::vector<bool>>;
 Choices choose(const Graph& g) {
   Candidates candidates(g);
   Choices choices(g.nodes.size());
+  if (disabled("homes")) return choices;
   for (int32_t i = 0; i < g.size(); ++i) {
     const Node& n = g[i];
     if (n.op != &concat_op || n.own) continue;
@@ -172,7 +175,7 @@ Homes find_homes(const Graph& g, const std::vector<Draft>& drafts, const std::ve
       home.offset = whole_place.offset + start * n.layout->strides[axis];
       if (strided)
         home.layout = intern(home.layout->spec, *without_ones(in.shape(), n.layout->strides, home.layout->shape()));
-      start += in.shape()[axis];
+      start += in.shape()[axis] - planted(Defect::near_home);
     }
   }
   return homes;

@@ -4,6 +4,7 @@
 
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
 #include "reprise/fusion/region.h"
 
 namespace rp {
@@ -68,7 +69,7 @@ class Legalizer {
     int at = 0, kept = 0;
     for (bool reduced : {false, true})
       for (int a = 0; a < shape.rank(); ++a)
-        if (((axes >> a & 1) != 0) == reduced) {
+        if (((axes >> a & 1) != 0) == (reduced != planted(Defect::legal_axes))) {
           p.axes[at++] = a;
           kept += !reduced;
         }

@@ -6,6 +6,7 @@
 
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
 
 namespace rp {
 namespace {
@@ -219,7 +220,7 @@ class Lowering {
   int temp_of(int32_t i, std::vector<DType>& temps) {
     const auto [it, fresh] = temp_.try_emplace(i, static_cast<int>(temps.size()));
     if (fresh) temps.push_back(node(i).layout->dtype());
-    return it->second;
+    return planted(Defect::stale_temp) ? 0 : it->second;
   }
 
   Value row_value(Work& w, int32_t i) {

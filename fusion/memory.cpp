@@ -1,4 +1,5 @@
 #include "reprise/fusion/memory.h"
+#include "reprise/core/planted.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -21,7 +22,8 @@ size_t place_in_order(const std::vector<Lifetime>& buffers, const std::vector<si
     size_t at = 0;
     for (size_t j : placed) {
       const Lifetime& other = buffers[j];
-      if (other.last < b.first || b.last < other.first) continue;
+      if (other.last < b.first + planted(Defect::short_life) || b.last < other.first + planted(Defect::short_life))
+        continue;
       if (offsets[j] >= at + padded(b.bytes)) break;
       at = std::max(at, offsets[j] + padded(other.bytes));
     }

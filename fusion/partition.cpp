@@ -7,6 +7,7 @@
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
+#include "reprise/core/switches.h"
 #include "reprise/fusion/place.h"
 
 namespace rp {
@@ -87,7 +88,7 @@ Draft fresh(const Graph& g, int32_t i) {
 
 class Splitter {
  public:
-  Splitter(const Graph& g, bool fuse) : g_(g), fuse_(fuse), region_(g.nodes.size(), -1) {}
+  Splitter(const Graph& g, bool fuse) : g_(g), fuse_(fuse && !disabled("fuse")), region_(g.nodes.size(), -1) {}
 
   Partition run() {
     for (int32_t i = 0; i < g_.size(); ++i)
@@ -139,6 +140,8 @@ class Splitter {
 
   // ---- joining ----
 
+  static bool off(RegionKind kind) { return disabled(kind == RegionKind::gemm ? "epilogue" : name_of(kind)); }
+
   void place(int32_t i) {
     const std::vector<int32_t> before = predecessors(i);
     int64_t target = -1;
@@ -157,7 +160,7 @@ class Splitter {
     }
     region_[static_cast<size_t>(i)] = target;
     for (int32_t p : before) add_edge(region(p), static_cast<size_t>(target));
-    if (fuse_) absorb_other_producers(static_cast<size_t>(target), i, before);
+    if (fuse_ && absorbs_) absorb_other_producers(static_cast<size_t>(target), i, before);
     note_reads(i);
   }
 
@@ -183,6 +186,7 @@ class Splitter {
     Draft d = drafts_[r];
     if (d.kind == RegionKind::kernel) return "a library kernel has no epilogue";
     if (d.kind == RegionKind::control) return "nothing joins a control op from outside";
+    if (off(d.kind)) return "switched off";
     if (d.nodes.size() >= max_joined_nodes) return "the region is full";
     if (is_wide(g_, i) != is_wide(g_, d.nodes[0])) return "64-bit and 32-bit elements run in different kernels";
     if (std::string why = adapt(d, i); !why.empty()) return why;
@@ -203,7 +207,7 @@ class Splitter {
     const int32_t axes = g_[i].attrs.as<ReduceAttrs>().axes;
     if (d.kind == RegionKind::gemm) return "a reduction does not join a matrix product";
     if (g_[g_[i].inputs[0]].layout->shape() != d.shape) return "the reduction runs over another space";
-    if (d.reduced && d.reduced != axes) return "the region reduces other axes";
+    if (d.reduced && d.reduced != axes && !planted(Defect::other_axes)) return "the region reduces other axes";
     d.reduced = axes;
     RegionKind kind = RegionKind::rows;
     if (!reduction_form(d.shape, axes, kind)) return "the reduced axes are separated";
@@ -211,7 +215,7 @@ class Splitter {
       for (int32_t n : d.nodes)
         if (g_[n].op->kind == Kind::write) return "a write does not join a column reduction";
     d.kind = kind;
-    return {};
+    return off(kind) ? "switched off" : "";
   }
 
   // Whether every node of a draft can be computed in one kernel.
@@ -303,7 +307,7 @@ class Splitter {
         return "the storage is written twice";
       for (size_t k = g_[other].op->kind == Kind::write ? 1 : 0; k < g_[other].inputs.size(); ++k) {
         const Place read = place_of(g_, g_[other].inputs[k]);
-        if (storage_of(g_, read.base) == storage && !read.same_elements(target))
+        if (storage_of(g_, read.base) == storage && !read.same_elements(target) && !planted(Defect::write_reads))
           return "the region reads other elements of the storage it writes";
       }
     }
@@ -336,6 +340,7 @@ class Splitter {
     const Draft &x = drafts_[a], &y = drafts_[b];
     if (x.kind == RegionKind::gemm || y.kind == RegionKind::gemm)
       return "a map before a matrix product's epilogue stays apart";
+    if (off(x.kind) || off(y.kind)) return "switched off";
     if (x.shape != y.shape) return "the shapes differ";
     if (x.reduced && y.reduced && x.reduced != y.reduced) return "the regions reduce different axes";
     if (is_wide(g_, x.nodes[0]) != is_wide(g_, y.nodes[0]))
@@ -398,6 +403,7 @@ class Splitter {
   std::vector<bool> alive_;
   std::map<int32_t, std::vector<int32_t>> readers_;  // of each storage, since its last write
   std::vector<Refusal> refusals_;
+  bool absorbs_ = !disabled("absorb");
 };
 
 }  // namespace

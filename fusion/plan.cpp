@@ -7,7 +7,9 @@
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
 #include "reprise/core/stats.h"
+#include "reprise/core/switches.h"
 #include "reprise/fusion/control.h"
 #include "reprise/fusion/legalize.h"
 
@@ -148,11 +150,13 @@ void Plan::group_updates() {
           return true;
     return false;
   };
+  const bool groups = !disabled("group");
   for (size_t i = 0; i < lowered_.size(); ++i) {
     const bool joins =
-        !steps_.empty() &&
+        !steps_.empty() && groups &&
         same_program(lowered_[static_cast<size_t>(steps_.back().members[0])].region, lowered_[i].region) &&
-        lowered_[static_cast<size_t>(steps_.back().members[0])].scalars == lowered_[i].scalars &&
+        (lowered_[static_cast<size_t>(steps_.back().members[0])].scalars == lowered_[i].scalars ||
+         planted(Defect::group_scalars)) &&
         std::none_of(steps_.back().members.begin(), steps_.back().members.end(),
                      [&](int m) { return touches(lowered_[static_cast<size_t>(m)], lowered_[i]); });
     if (joins)
@@ -190,7 +194,7 @@ int64_t Plan::groups_of(const Lowered& product, const Lowered& map) const {
 
 // A product and the map behind it become one step where the map reads equal parts of the product.
 void Plan::join_cells() {
-  if (!fuse_) return;
+  if (!fuse_ || disabled("cell")) return;
   constexpr int64_t most_rows = 256;  // of a product that is worth finishing column by column
   std::vector<Step> joined;
   for (Step& step : steps_) {
@@ -253,6 +257,8 @@ void Plan::lay_out() {
   const size_t scratch = buffers.size();
   for (size_t s = 0; s < steps_.size(); ++s)
     buffers.push_back({steps_[s].kernel->scratch_bytes(), static_cast<int>(s), static_cast<int>(s), 0});
+  if (disabled("memory"))
+    for (Lifetime& b : buffers) b = {b.bytes, 0, static_cast<int>(steps_.size()), 0};
   arena_ = plan_memory(buffers);
   for (size_t s = 0; s < steps_.size(); ++s) steps_[s].scratch = static_cast<int64_t>(buffers[scratch + s].offset);
   live_ = buffers.empty() ? 0 : live_lower_bound(buffers);
@@ -322,9 +328,22 @@ void Plan::run_step(const Step& step, const Bindings& b, std::byte* arena) const
 }
 
 void Plan::run(const Frame& frame) const {
-  static thread_local Arena arena;
-  static thread_local Bindings bindings;
-  run(frame, arena_ ? arena.at_least(arena_, *backend_) : nullptr, bindings);
+  struct Memory {
+    Arena arena;
+    Bindings bindings;
+    bool busy = false;
+  };
+  static thread_local Memory shared;
+  Memory own;  // for ops of a body that runs op by op, inside another plan
+  Memory& memory = shared.busy ? own : shared;
+  std::byte* arena = arena_ ? memory.arena.at_least(arena_, *backend_) : nullptr;
+  if (frame.poison && arena) std::memset(arena, 0xa5, arena_);
+  memory.busy = true;
+  struct Free {
+    bool& busy;
+    ~Free() { busy = false; }
+  } free{memory.busy};
+  run(frame, arena, memory.bindings);
 }
 
 void Plan::run(const Frame& frame, std::byte* arena, Bindings& bindings) const {
@@ -336,7 +355,8 @@ void Plan::run(const Frame& frame, std::byte* arena, Bindings& bindings) const {
       AtForward at(step.loc);  // an error inside names the op's line
       run_step(step, bindings, arena);
     }
-  for (const Twin& t : twins_) std::memcpy(frame.outputs[t.to], frame.outputs[t.from], t.bytes);
+  for (const Twin& t : twins_)
+    if (!planted(Defect::lost_twin)) std::memcpy(frame.outputs[t.to], frame.outputs[t.from], t.bytes);
   for (int32_t k : written_) ++frame.storages[k]->content;
   launch_stats().kernels += static_cast<int64_t>(steps_.size());
 }

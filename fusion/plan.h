@@ -12,6 +12,8 @@
 
 namespace rp {
 
+class PrivateInputs;
+
 class Plan final : public Executable {
  public:
   /// `fuse` false makes every op a kernel of its own.
@@ -32,7 +34,7 @@ class Plan final : public Executable {
   int kernels() const override { return static_cast<int>(steps_.size()); }
   size_t arena_bytes() const override { return arena_; }
   PlanFacts facts() const override;
-  std::optional<std::string> first_difference(const Frame& frame) const override;
+  std::optional<Difference> first_difference(const Frame& frame) const override;
 
  private:
   enum class Base : uint8_t { input, output, arena };
@@ -65,6 +67,9 @@ class Plan final : public Executable {
   void run_timed(const Bindings& bindings, std::byte* arena, RunTimes& times) const;
   std::byte* address_of(const Place& place, const Frame& frame, std::byte* arena) const;
   int32_t first_wrong_op(int member, const Frame& frame, std::byte* arena, const std::vector<Tensor>& expected) const;
+  bool operands_right(int member, const Frame& frame, std::byte* arena, const std::vector<Tensor>& expected,
+                      const PrivateInputs& untouched) const;
+  std::optional<Difference> inside_control(const Step& step, const Frame& frame, std::byte* arena) const;
   std::vector<int32_t> nodes_of(const Step& step) const;
   std::string describe(const Step& step) const;
   KernelFacts kernel_facts(const Step& step) const;

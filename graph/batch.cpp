@@ -9,6 +9,7 @@
 #include "reprise/core/fail.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
 
 namespace rp {
 
@@ -73,7 +74,7 @@ class Batcher {
       before_[at(i)] = n.inputs;
       if (n.op->kind == Kind::view || n.op->kind == Kind::input) continue;
       const bool writes = n.op->kind == Kind::write;
-      if (writes) {
+      if (writes && !planted(Defect::batch_order)) {
         std::vector<int32_t>& r = readers[storage_of(g_, i)];
         before_[at(i)].insert(before_[at(i)].end(), r.begin(), r.end());
         r = {i};
@@ -244,8 +245,9 @@ class Batcher {
     const int32_t all =
         builder_.add({.op = &matmul_op, .inputs = {a, map_[at(first.inputs[1])]}, .layout = layout, .loc = first.loc});
     for (size_t k = 0; k < group.products.size(); ++k)
-      map_[at(group.products[k])] =
-          rows_of(builder_, all, static_cast<int64_t>(k) * rows, rows, g_[group.products[k]].loc);
+      map_[at(group.products[k])] = rows_of(
+          builder_, all, static_cast<int64_t>(planted(Defect::batch_rows) ? group.products.size() - 1 - k : k) * rows,
+          rows, g_[group.products[k]].loc);
     builder_.graph().notes.push_back(
         fmt::format("batch: {} products of {} rows became one{}", group.products.size(), rows, source_line(first.loc)));
   }

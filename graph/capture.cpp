@@ -106,6 +106,7 @@ class Recording {
 };
 
 const Trie& trie_of(const Recording& recording) { return const_cast<Recording&>(recording).mine(); }
+Trie& trie_of(Recording& recording) { return recording.mine(); }
 
 namespace detail {
 
@@ -170,6 +171,7 @@ void before_read(const Tensor& t) {
 
 void before_write(const Tensor& t) {
   Recorder* recorder = thread_state.recorder;
+  if (recorder) recorder->watch(t);
   if (recorder && !recorder->tracing()) recorder->flush("a write by the host");
   before_read(t);
 }

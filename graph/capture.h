@@ -63,6 +63,10 @@ std::string dot(const Recording&);
 std::string dump(const Recording&);
 void report(const Recording&, const std::string& path);
 void reset(Recording&);
+template <class F>
+Recording* recording_of(const F& captured) {
+  return captured.recording_.get();
+}
 
 /// Arms the recorder for one call; transparent if another capture is already armed on this thread.
 class Session {
@@ -117,6 +121,8 @@ class Captured {
   void reset() { detail::reset(*recording_); }
 
  private:
+  template <class C>
+  friend Recording* detail::recording_of(const C& captured);
   F f_;
   std::shared_ptr<Recording> recording_;
 };

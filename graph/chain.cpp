@@ -5,6 +5,7 @@
 
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
 #include "reprise/graph/batch.h"
 
 namespace rp {
@@ -114,6 +115,7 @@ class Chainer {
       const int32_t factor = g_[p].inputs[k];
       s.parts.push_back(s.transposed ? g_[factor].inputs[0] : factor);
     }
+    if (planted(Defect::chain_order)) std::reverse(s.parts.begin(), s.parts.end());
     return s;
   }
 

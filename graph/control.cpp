@@ -8,10 +8,12 @@
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/random.h"
+#include "reprise/core/switches.h"
 #include "reprise/graph/control_call.h"
 #include "reprise/graph/outer_writes.h"
 #include "reprise/graph/passes.h"
 #include "reprise/graph/recorder.h"
+#include "reprise/graph/unroll.h"
 
 namespace rp {
 
@@ -205,11 +207,13 @@ Tensors scan(const Tensors& init, const Tensors& xs, const ScanOptions& options,
   };
   TracedBody traced = trace_step(loc, 0, layouts, step, effects);
   call.draws = draws.per_step();
-  draws.reserve(call.draws, static_cast<uint64_t>(call.length));
+  draws.restart();
   call.body = traced.graph;
   call.carry = joined(carry, effects.states());
   call.closed = std::move(traced.closed);
   call.scalars = std::move(traced.scalars);
+  if (call.length && !thread_state.recorder && disabled("loops")) return unrolled(carry, call, body);
+  draws.reserve(call.draws, static_cast<uint64_t>(call.length));
   const Tensors results = run_scan(std::move(call));
   effects.copy_back(results);
   return without(results, effects);

@@ -4,6 +4,7 @@
 #include "reprise/core/fail.h"
 #include "reprise/core/ops.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
 #include "reprise/eager/grad.h"
 #include "reprise/graph/control_call.h"
 #include "reprise/graph/control_run.h"
@@ -86,7 +87,7 @@ Tensors reverse_scan(const ScanCall& f, const Derivative& d, const Tensors& save
   ScanCall r;
   r.body = d.backward;
   r.length = f.length;
-  r.reverse = !f.reverse;
+  r.reverse = f.reverse == planted(Defect::saved_step);
   r.draws = f.draws;
   r.scalars = d.scalars;
   for (int32_t c : d.carries) {
@@ -110,7 +111,7 @@ Tensors reverse_scan(const ScanCall& f, const Derivative& d, const Tensors& save
   Tensors dx(carries + inputs + f.closed.size());
   const auto contribute = [&](int32_t input, const Tensor& t) {
     Tensor& sum = dx[static_cast<size_t>(input)];
-    sum = sum.defined() ? sum + t : t;
+    sum = sum.defined() ? sum + t : planted(Defect::twice) ? t + t : t;
   };
   for (size_t i = 0; i < d.carries.size(); ++i) contribute(d.carries[i], results[i]);
   for (size_t i = 0; i < d.summed.size(); ++i) contribute(d.summed[i], results[summed_at + i]);

@@ -30,13 +30,15 @@ Tensor packed_copy(const Tensor& t) {
   return y;
 }
 
-Tensors outputs_of(const Interpreter& run) {
+Tensors run_graph(const Graph& graph, Tensors inputs, std::span<const uint64_t> scalars) {
+  Interpreter run(graph, std::move(inputs), scalars);
+  run.run();
   Tensors values;
-  for (int32_t i : run.graph().outputs) values.push_back(run.value(i));
+  for (int32_t i : graph.outputs) values.push_back(run.value(i));
   return values;
 }
 
-Tensors run_scan(const Call& call) {
+Tensors run_scan(const Call& call, const BodyWatch& watch) {
   const auto& a = call.attrs.as<ControlAttrs>();
   const auto carries = static_cast<size_t>(a.carries), inputs = static_cast<size_t>(a.inputs);
   Tensors state;
@@ -53,9 +55,9 @@ Tensors run_scan(const Call& call) {
     Tensors in = state;
     for (size_t i = carries; i < carries + inputs; ++i) in.push_back(step_of(*call.inputs[i], t));
     for (size_t i = carries + inputs; i < call.inputs.size(); ++i) in.push_back(*call.inputs[i]);
-    Interpreter run(*a.body, std::move(in), scalars.at(t));
-    run.run();
-    const Tensors out = outputs_of(run);
+    const std::span<const uint64_t> numbers = scalars.at(t);
+    if (watch) watch(0, in, numbers, s);
+    const Tensors out = run_graph(*a.body, std::move(in), numbers);
     for (size_t k = 0; k < stacks.size(); ++k)
       if (const Tensor& y = out[carries + k]; y.numel())
         std::memcpy(step_of(stacks[k], t).bytes(), y.bytes(), y.layout().bytes());
@@ -71,33 +73,29 @@ Tensors run_scan(const Call& call) {
   return state;
 }
 
-Tensors run_graph(const Graph& graph, Tensors inputs, std::span<const uint64_t> scalars) {
-  Interpreter run(graph, std::move(inputs), scalars);
-  run.run();
-  return outputs_of(run);
-}
-
 bool is_true(const Tensor& t) {
   bool value;
   std::memcpy(&value, t.bytes(), 1);
   return value;
 }
 
-Tensors run_cond(const Call& call) {
+Tensors run_cond(const Call& call, const BodyWatch& watch) {
   const auto& a = call.attrs.as<ControlAttrs>();
   Tensors inputs;
   for (size_t i = 1; i < call.inputs.size(); ++i) inputs.push_back(*call.inputs[i]);
   const auto all = call.scalars.bits();
   const auto first = static_cast<size_t>(a.body->parameters);
-  Tensors out = is_true(*call.inputs[0]) ? run_graph(*a.body, std::move(inputs), all.first(first))
-                                         : run_graph(*a.other, std::move(inputs), all.subspan(first));
+  const bool yes = is_true(*call.inputs[0]);
+  const std::span<const uint64_t> numbers = yes ? all.first(first) : all.subspan(first);
+  if (watch) watch(yes ? 0 : 1, inputs, numbers, 0);
+  Tensors out = run_graph(yes ? *a.body : *a.other, std::move(inputs), numbers);
   for (size_t i = 1; i < out.size(); ++i)
     for (size_t j = 0; j < i; ++j)
       if (out[j].shares_storage(out[i])) out[i] = packed_copy(out[i]);
   return out;
 }
 
-Tensors run_while(const Call& call) {
+Tensors run_while(const Call& call, const BodyWatch& watch) {
   const auto& a = call.attrs.as<ControlAttrs>();
   const auto carries = static_cast<size_t>(a.carries), closed = static_cast<size_t>(a.closed);
   const auto of_body = static_cast<size_t>(a.body->parameters);
@@ -111,9 +109,13 @@ Tensors run_while(const Call& call) {
   for (size_t i = 0; i < carries; ++i) state.push_back(*call.inputs[i]);
   int64_t t = 0;
   for (; a.length < 0 || t < a.length; ++t) {
-    if (!is_true(run_graph(*a.other, with(state, carries, closed), test_scalars.at(t))[0])) break;
+    const Tensors asked = with(state, carries, closed);
+    if (watch) watch(0, asked, test_scalars.at(t), t);
+    if (!is_true(run_graph(*a.other, asked, test_scalars.at(t))[0])) break;
     const size_t rest = carries + closed;
-    state = run_graph(*a.body, with(state, rest, call.inputs.size() - rest), body_scalars.at(t));
+    const Tensors in = with(state, rest, call.inputs.size() - rest);
+    if (watch) watch(1, in, body_scalars.at(t), t);
+    state = run_graph(*a.body, in, body_scalars.at(t));
   }
   for (size_t i = 0; i < carries; ++i) {
     bool shared = t == 0;
@@ -135,9 +137,13 @@ std::span<const uint64_t> StepScalars::at(int64_t step) {
   return now_;
 }
 
+Tensors watch_control(const Call& call, const BodyWatch& watch) {
+  if (call.op == &scan_op) return run_scan(call, watch);
+  return call.op == &cond_op ? run_cond(call, watch) : run_while(call, watch);
+}
+
 void run_control(const Call& call, const Tensor& token) {
-  Tensors results = call.op == &scan_op ? run_scan(call) : call.op == &cond_op ? run_cond(call) : run_while(call);
-  attach(*token.impl()->storage, std::make_unique<Results>(std::move(results)));
+  attach(*token.impl()->storage, std::make_unique<Results>(watch_control(call, nullptr)));
 }
 
 Tensor result_of(const Tensor& token, int64_t index) {

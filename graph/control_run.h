@@ -20,6 +20,14 @@ class StepScalars {
   int64_t draws_;
 };
 
+/// Sees the inputs and scalars of a body before it runs: of a scan the step, of a cond the branch taken (0: if true),
+/// of a while_loop the condition (0) and the trip (1). `number` counts steps and trips.
+using BodyWatch =
+    std::function<void(size_t body, const Tensors& inputs, std::span<const uint64_t> scalars, int64_t number)>;
+
+/// The results of a control call, computed op by op.
+Tensors watch_control(const Call& call, const BodyWatch& watch);
+
 // For the engine's table.
 void run_control(const Call& call, const Tensor& token);
 Tensor result_of(const Tensor& token, int64_t index);

@@ -29,6 +29,16 @@ struct Frame {
   std::byte* const* outputs;  // a buffer for the base of each graph output
   const uint64_t* scalars;    // the graph's parameters
   RunTimes* times = nullptr;  // if given, each kernel is timed
+  bool poison = false;        // fills scratch memory before the run: what was not computed then shows
+};
+
+/// An op that computes something else than eager.
+struct Difference {
+  std::string op;
+  Loc loc;
+  std::string kernel;  // that it is part of
+  std::string inside;  // "step 3 of the scan at f.cpp:12", where the op is part of a body
+  bool alone = true;   // on right operands; else they had been overwritten
 };
 
 /// A compiled graph. Immutable; runs may overlap on different threads.
@@ -44,8 +54,8 @@ class Executable {
   /// Everything that reports tell of it, but for what was measured.
   virtual PlanFacts facts() const = 0;
   /// Runs kernel by kernel on copies of the frame's inputs, comparing each result with that of running the graph op by
-  /// op; describes the first kernel and op that differ, if any.
-  virtual std::optional<std::string> first_difference(const Frame& frame) const = 0;
+  /// op; the first that differs, if any. Bodies of control ops are searched step by step.
+  virtual std::optional<Difference> first_difference(const Frame& frame) const = 0;
 };
 
 /// Compares elements bit for bit, all NaNs being equal. Returns the index of the first that differs, -1 if none does.

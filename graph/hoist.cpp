@@ -8,6 +8,8 @@
 #include "reprise/core/fail.h"
 #include "reprise/core/ops.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/planted.h"
+#include "reprise/core/switches.h"
 
 namespace rp {
 namespace {
@@ -69,7 +71,9 @@ class Hoister {
         invariant_[static_cast<size_t>(i)] = input_number(i) >= first_closed();
         continue;
       }
-      bool still = !n.inputs.empty() && !n.own && !n.op->random && n.op->kind != Kind::write && n.op != &after_op;
+      const bool random = planted(Defect::hoist_random) && n.op->random;
+      bool still =
+          (random || (!n.inputs.empty() && !n.op->random)) && !n.own && n.op->kind != Kind::write && n.op != &after_op;
       if (n.op->kind == Kind::control) still = still && !draws(n);
       for (int32_t in : n.inputs) still = still && invariant(in) && !g_[base_of(g_, in)].own;
       invariant_[static_cast<size_t>(i)] = still;
@@ -194,7 +198,10 @@ class Hoister {
       int64_t column = 0;
       for (int32_t i : group) {
         merge.rights.push_back(closed_number(g_[i].inputs[1]));
-        member_[i] = {static_cast<int32_t>(h_.merges.size()), column};
+        member_[i] = {static_cast<int32_t>(h_.merges.size()), planted(Defect::merge_columns) && !column
+                                                                  ? g_[i].layout->shape()[1]
+                                                              : planted(Defect::merge_columns) ? 0
+                                                                                               : column};
         column += g_[i].layout->shape()[1];
         note("side by side in one product", g_[i]);
       }
@@ -336,6 +343,7 @@ Tensor map_of_all_steps(const Hoisted::Map& m, const Tensors& xs, const Tensors&
 }  // namespace
 
 ScanCall hoist(ScanCall call) {
+  if (disabled("hoist")) return call;
   const std::optional<Hoisted>& h = hoisted(call.body, call.carry.size(), call.xs.size());
   if (!h) return call;
   Tensors closed = call.closed, xs = call.xs;
@@ -353,7 +361,7 @@ ScanCall hoist(ScanCall call) {
     AtForward at(p.loc);
     const Tensor& x = call.xs[static_cast<size_t>(p.input)];
     const Tensor rows = x.reshape({x.shape()[0] * x.shape()[1], x.shape()[2]});
-    const Tensor product = matmul(rows, closed[static_cast<size_t>(p.right)]);
+    const Tensor product = matmul(rows, closed[planted(Defect::hoist_right) ? 0 : static_cast<size_t>(p.right)]);
     xs.push_back(product.reshape({x.shape()[0], x.shape()[1], product.shape()[1]}));
   }
   for (const Hoisted::Map& m : h->maps) xs.push_back(map_of_all_steps(m, xs, closed, call.scalars));

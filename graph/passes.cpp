@@ -36,7 +36,10 @@ Graph rebuilt(const Graph& g, const std::vector<bool>& keep, const Rewrite& rewr
 }
 
 // Removes what no output and no write to an input needs.
-Graph drop_dead_code(const Graph& g) {
+Graph drop_dead_code(const Graph& given) {
+  Graph g = given;
+  for (Node& n : g.nodes)
+    if (planted(Defect::dead_write) && n.op->kind == Kind::write) n.inputs.resize(2);
   std::vector<bool> keep(g.nodes.size());
   for (const auto* list : {&g.outputs, &g.writes})
     for (int32_t i : *list) keep[static_cast<size_t>(i)] = true;
@@ -57,7 +60,8 @@ Graph fold(const Graph& g) {
   return rebuilt(g, keep, [&](const Graph& made, const Node& n, int32_t original) -> int32_t {
     if (writes || n.own || fixed_places.count(original)) return -1;
     if (n.op == &copy_op && made[n.inputs[0]].layout->contiguous) return n.inputs[0];
-    if (n.op == neg_op && made[n.inputs[0]].op == neg_op) return made[n.inputs[0]].inputs[0];
+    if (n.op == neg_op && made[n.inputs[0]].op == neg_op)
+      return planted(Defect::fold_sign) ? n.inputs[0] : made[n.inputs[0]].inputs[0];
     return -1;
   });
 }
@@ -157,18 +161,20 @@ Graph reassociate(const Graph& g) {
 Graph reassociate(const Graph& g) { return g; }
 #endif
 
-Graph batch(const Graph& g) { return batch_products(chain_products(g)); }
-
-constexpr Pass all_passes[] = {{"turn", turn_products}, {"dead", drop_dead_code}, {"fold", fold}, {"batch", batch}};
+constexpr Pass all_passes[] = {{"turn", turn_products},
+                               {"dead", drop_dead_code},
+                               {"fold", fold},
+                               {"chain", chain_products},
+                               {"batch", batch_products}};
 
 }  // namespace
 
 std::span<const Pass> passes() { return all_passes; }
 
 Graph run_passes(Graph graph) {
-  if (planted(Defect::gradient_order)) graph = reassociate(graph);
   for (const Pass& pass : passes()) {
     if (disabled(pass.name)) continue;
+    if (planted(Defect::gradient_order) && pass.run == fold) graph = reassociate(graph);
     graph = pass.run(graph);
 #ifndef NDEBUG
     verify(graph, pass.name);

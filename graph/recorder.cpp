@@ -132,8 +132,9 @@ OperandRef Recorder::bind_external(const Tensor& t) {
   const void* history = from_outside && wants_grad(t) ? rp::history(t).target().owner : nullptr;
   const int32_t k = external_index_.number({impl.storage, impl.layout, impl.offset, history}, fresh);
   if (fresh) {
+    watch(t);
     External e{abstract ? t : bare_alias(t), {}, storage_index_.number(impl.storage, fresh_storage)};
-    if (impl.storage->exposed && state_ == State::matching) {
+    if (impl.storage->exposed && state_ == State::matching && !planted(Defect::no_snapshot)) {
       e.snapshot = snapshot_of(t);
       ++snapshots_;
     }
@@ -145,7 +146,7 @@ OperandRef Recorder::bind_external(const Tensor& t) {
 bool Recorder::matches(const TraceOp& t, const Call& call) const {
   return t.op == call.op && t.scalar_mask == call.scalar_mask && t.scalar_count == call.scalars.size() &&
          std::equal(t.inputs.begin(), t.inputs.end(), refs_.begin(), refs_.end(), same_operand) &&
-         t.attrs == call.attrs;
+         (t.attrs == call.attrs || planted(Defect::attrs_match));
 }
 
 TraceOp* Recorder::find_child(const Call& call) {
@@ -185,6 +186,7 @@ Tensor Recorder::record(const Call& call) {
   }
   ++trie_.stats.ops;
   if (writes_exposed(call)) {  // others may look at these elements at any time
+    watch(*call.inputs[0]);
     flush("a write to elements whose raw pointer has escaped");
     Unrecorded guard;
     return run_now(call);
@@ -249,6 +251,8 @@ Tensor Recorder::record_now(const Call& call) {
   TraceOp* t = add_child(call, out);
   t->inputs = refs;
   current_ = t;
+  scalars_.insert(scalars_.end(), call.scalars.bits().begin(), call.scalars.bits().end());
+  if (trie_.watch && trie_.watch->makes) trie_.watch->makes(*t, y);
   if (t->slot < 0) return y;
   ++slots_;
   roots_.push_back(nullptr);
@@ -296,6 +300,7 @@ void Recorder::flush(std::string_view reason) {
   if (state_ == State::matching) {
     run_pending(reason);
   } else if (state_ == State::recording) {
+    if (trie_.watch && trie_.watch->records) show_recording();
     if (!current_->leaf) ++trie_.stats.recordings;
     leaf_of(*current_);
   }
@@ -320,7 +325,8 @@ void Recorder::run_pending(std::string_view reason) {
   const bool known = current_->leaf != nullptr;
   if (!known) trie_.note(early_end(*current_, reason));
   leaf_of(*current_);
-  const LeafPlan* plan = known && !watches_nan() ? plan_for(*current_) : nullptr;
+  const LeafPlan* plan =
+      known && !watches_nan() && (!trie_.watch || trie_.watch->plans) ? plan_for(*current_) : nullptr;
   if (!plan) return run_op_by_op();
   if (mode() == Mode::verify)
     verify_plan(*plan);
@@ -382,6 +388,7 @@ void Recorder::run_op_by_op() {
   try {
     for (const TraceOp* t : pending_) {
       Tensor y = run_one(*t, scalar, values);
+      if (trie_.watch && trie_.watch->makes) trie_.watch->makes(*t, y);
       scalar += t->scalar_count;
       if (t->slot >= 0) values[static_cast<size_t>(t->slot)] = std::move(y);
     }

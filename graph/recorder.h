@@ -8,6 +8,7 @@
 #include <functional>
 
 #include "reprise/core/engine.h"
+#include "reprise/graph/bisect.h"
 #include "reprise/graph/capture.h"
 #include "reprise/graph/first_use.h"
 #include "reprise/graph/trace.h"
@@ -24,6 +25,15 @@ struct Trie {
   CaptureStats stats;
   std::vector<EventFacts> events;      // misses, cuts and refusals with their reasons; the latest are kept
   std::unique_ptr<Recorder> recorder;  // kept between calls
+  Culprit culprit;                     // of the first difference that verify has found
+  struct Watch {
+    std::function<void(const Tensor&)> uses;                   // a tensor from outside, before the program uses it
+    std::function<void(const TraceOp&, const Tensor&)> makes;  // a value that is computed op by op
+    // A segment that was recorded, without rewrites, with its tensors from outside and its numbers.
+    std::function<void(Graph, const Tensors&, const std::vector<uint64_t>&)> records;
+    bool plans = true;  // false: matched ops run op by op
+  };
+  std::unique_ptr<Watch> watch;  // of rp::verify
 
   Trie();
   ~Trie();
@@ -63,6 +73,10 @@ class Recorder {
   static Graph trace_composite(const std::vector<const Layout*>& inputs, const BodyFunction& body);
 
   bool tracing() const { return state_ == State::tracing; }
+  /// Tells who watches the trie that the program uses a tensor from outside.
+  void watch(const Tensor& t) const {
+    if (trie_.watch && trie_.watch->uses) trie_.watch->uses(t);
+  }
 
  private:
   enum class State : uint8_t { matching, recording, tracing, off };
@@ -107,8 +121,10 @@ class Recorder {
   void run_pending(std::string_view reason);
   void run_op_by_op();
   void fail_pending();
+  void show_recording() const;
   void run_plan(const LeafPlan& plan);
   void verify_plan(const LeafPlan& plan);
+  void tell(const std::string& difference);
   const LeafPlan* build_plan(Leaf& leaf, TraceOp& end, std::vector<int32_t> live);
   void bind();
   const LeafPlan* plan_for(TraceOp& end);
@@ -138,6 +154,7 @@ class Recorder {
 
 /// What the calling thread has recorded of a captured function.
 const Trie& trie_of(const Recording& recording);
+Trie& trie_of(Recording& recording);
 
 // For the engine's table.
 Tensor record(Recorder& recorder, const Call& call);

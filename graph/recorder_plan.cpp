@@ -5,8 +5,10 @@
 #include <map>
 
 #include "reprise/core/fail.h"
+#include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
 #include "reprise/core/stats.h"
+#include "reprise/core/switches.h"
 #include "reprise/graph/recorder.h"
 
 namespace rp {
@@ -34,6 +36,15 @@ const LeafPlan* Recorder::build_plan(Leaf& leaf, TraceOp& end, std::vector<int32
   return leaf.plan.get();
 }
 
+void Recorder::show_recording() const {
+  std::vector<std::string_view> names;
+  for (const Rewrite& r : rewrites()) names.push_back(r.name);
+  const Without all(std::move(names));
+  Tensors externals;
+  for (const External& e : externals_) externals.push_back(e.tensor);
+  trie_.watch->records(build_graph(path_to(current_), external_specs(), {}), externals, scalars_);
+}
+
 void Recorder::bind() {
   bound_inputs_.clear();
   bound_storages_.clear();
@@ -56,10 +67,15 @@ struct FirstRun {
 std::map<const LeafPlan*, FirstRun> first_runs;
 
 void plant(const LeafPlan& plan, const std::vector<TraceOp*>& pending, std::vector<uint64_t>& scalars) {
-  if (!planted(Defect::baked_scalar) && !planted(Defect::frozen_random)) return;
+  if (!planted(Defect::baked_scalar) && !planted(Defect::frozen_random) && !planted(Defect::shared_random)) return;
   FirstRun& first = first_runs[&plan];
   if (first.scalars.size() != scalars.size()) first.scalars = scalars;
-  size_t at = 0;
+  size_t at = 0, random = SIZE_MAX;
+  for (const TraceOp* t : pending)
+    for (int k = 0; planted(Defect::shared_random) && k < t->scalar_count; ++k, ++at)
+      if (t->op->random && k == position_scalar && std::exchange(random, std::min(random, at)) != SIZE_MAX)
+        scalars[at] = scalars[random];
+  at = 0;
   for (const TraceOp* t : pending)
     for (int k = 0; k < t->scalar_count; ++k, ++at)
       if (t->op->random ? planted(Defect::frozen_random) : planted(Defect::baked_scalar) && t->op->kind != Kind::view)
@@ -137,6 +153,10 @@ struct Copy {
   }
 };
 
+void restore(const std::vector<Copy>& copies) {
+  for (const Copy& c : copies) c.restore();
+}
+
 std::string mismatch_text(const char* what, const Layout& layout, const std::byte* eager, const std::byte* graph,
                           int64_t at) {
   const int64_t n = count_differing(eager, graph, layout.numel, layout.dtype());
@@ -149,21 +169,27 @@ std::string mismatch_text(const char* what, const Layout& layout, const std::byt
   });
 }
 
+// What differs: an output of the graph, or, behind them, one of its writes.
+struct Mismatch {
+  int index = -1;
+  std::string text{};
+};
+
 // Where what the plan has left behind differs from the reference; empty if nowhere.
-std::string first_mismatch(const Graph& g, const Tensors& kept, const std::vector<std::byte*>& outputs,
-                           const std::vector<Copy>& before, const std::vector<Copy>& reference) {
+Mismatch first_mismatch(const Graph& g, const Tensors& kept, const std::vector<std::byte*>& outputs,
+                        const std::vector<Copy>& before, const std::vector<Copy>& reference) {
   for (size_t j = 0; j < kept.size(); ++j) {
     if (!kept[j].defined()) continue;
     const Layout& layout = kept[j].layout();
     const int64_t at = first_differing(kept[j].bytes(), outputs[j], layout.numel, layout.dtype());
-    if (at >= 0) return mismatch_text("result", layout, kept[j].bytes(), outputs[j], at);
+    if (at >= 0) return {static_cast<int>(j), mismatch_text("result", layout, kept[j].bytes(), outputs[j], at)};
   }
   for (size_t k = 0; k < before.size(); ++k) {
     const DType dtype = g[base_of(g, g.writes[k])].layout->dtype();
     const Layout& flat = *intern({dtype, {static_cast<int64_t>(before[k].bytes.size() / size_of(dtype))}, {}});
     const std::byte *eager = reference[k].bytes.data(), *graph = before[k].storage->data;
     const int64_t at = first_differing(eager, graph, flat.numel, dtype);
-    if (at >= 0) return mismatch_text("written elements", flat, eager, graph, at);
+    if (at >= 0) return {static_cast<int>(kept.size() + k), mismatch_text("written elements", flat, eager, graph, at)};
   }
   return {};
 }
@@ -187,32 +213,51 @@ void Recorder::verify_plan(const LeafPlan& plan) {
     kept.push_back(held(root) ? storage_view(s, g[base_of(g, g.outputs[kept.size()])].layout) : Tensor());
   }
   const std::vector<TraceOp*> pending = pending_;
-  run_op_by_op();
+  {
+    const Without packed({"pack"});  // copies of operands must be of no consequence
+    run_op_by_op();
+  }
   pending_ = pending;
   std::vector<Copy> reference;
   for (const Copy& c : before) reference.emplace_back(c.storage);
-  const auto restore = [](const std::vector<Copy>& copies) {
-    for (const Copy& c : copies) c.restore();
-  };
-
-  Tensors results;
-  std::vector<std::byte*> outputs;
-  for (size_t j = 0; j < plan.live.size(); ++j) {
-    results.push_back(allocate(plan.code->output_layout(j)->packed));
-    outputs.push_back(results.back().bytes());
-  }
   bind();
-  const Frame frame{bound_inputs_.data(), bound_storages_.data(), outputs.data(), scalars_.data()};
-  restore(before);
-  plan.code->run(frame);
-  std::string report = first_mismatch(g, kept, outputs, before, reference);
+  const auto with_frame = [&](const Executable& code, const std::function<void(const Frame&)>& use) {
+    Tensors results;
+    std::vector<std::byte*> outputs;
+    for (size_t j = 0; j < plan.live.size(); ++j) {
+      results.push_back(allocate(code.output_layout(j)->packed));
+      outputs.push_back(results.back().bytes());
+      if (results.back().numel()) std::memset(outputs.back(), 0xa5, results.back().layout().bytes());
+    }
+    restore(before);
+    use({bound_inputs_.data(), bound_storages_.data(), outputs.data(), scalars_.data(), nullptr, true});
+  };
+  const auto mismatch = [&](const Executable& code) {
+    Mismatch found;
+    with_frame(code, [&](const Frame& frame) {
+      code.run(frame);
+      found = first_mismatch(g, kept, {frame.outputs, frame.outputs + kept.size()}, before, reference);
+    });
+    return found;
+  };
+  Mismatch first = mismatch(*plan.code);
+  std::string report = std::move(first.text);
   ++trie_.stats.verified;
   if (report.empty()) return;
-  restore(before);
-  const std::optional<std::string> culprit = plan.code->first_difference(frame);
+  const Culprit culprit = bisect({
+      .code = plan.code.get(),
+      .wrong = static_cast<size_t>(first.index),
+      .graph = [&] { return build_graph(path_to(current_), external_specs(), plan.live); },
+      .differs = [&](const Executable& code) { return mismatch(code).index; },
+      .with_frame = [&](const std::function<void(const Frame&)>& use) { with_frame(*plan.code, use); },
+  });
   restore(reference);
-  report = fmt::format("verify: capture '{}' differs from eager: {}\n  {}", trie_.options.name, report,
-                       culprit ? *culprit : "no kernel differs alone: the order or the memory plan is at fault");
+  report = fmt::format("verify: capture '{}' differs from eager: {}\n  {}", trie_.options.name, report, culprit.text);
+  if (trie_.culprit.text.empty()) trie_.culprit = culprit;
+  tell(report);
+}
+
+void Recorder::tell(const std::string& report) {
   trie_.note(report);
   if (trie_.options.on_mismatch == OnMismatch::throw_error) {
     fail_pending();  // the reference has run: nothing may run again

@@ -239,6 +239,8 @@ struct Verdict {
   Coverage coverage;
 };
 
+/// Gives a program, all of its iterations as one function, to rp::verify.
+Verdict verify_whole(const Program& program);
 /// Runs a program eagerly and captured, and compares the traces.
 Verdict compare(const Program& program, rp::Mode mode);
 /// The program as C++-like text: what an eager run of it does, iteration by iteration.

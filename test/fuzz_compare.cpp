@@ -92,6 +92,19 @@ Verdict compare(const Program& program, rp::Mode mode) {
   return {Outcome::differs, first_difference(eager.trace, captured.trace), captured.coverage};
 }
 
+Verdict verify_whole(const Program& program) {
+  Coverage coverage;
+  const rp::VerifyReport report = rp::verify(rp::VerifyOptions{.calls = 3}, [&] {
+    Machine machine(program, rp::mode());
+    machine.run();
+    coverage = machine.coverage;
+    Tensors all = machine.outputs;
+    for (const auto* list : {&machine.kept, &machine.variables}) all.insert(all.end(), list->begin(), list->end());
+    return all;
+  });
+  return {report.ok ? Outcome::same : Outcome::differs, report.text, coverage};
+}
+
 std::string describe(const Program& program) {
   std::string text;
   Machine machine(program, rp::Mode::eager, &text);

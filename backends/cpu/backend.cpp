@@ -35,12 +35,14 @@ class CpuBackend final : public Backend {
 
   const Compiled* compile(const Program& program) override {
     std::lock_guard lock(mutex_);
-    if (const auto it = compiled_.find(&program); it != compiled_.end()) return it->second;
+    const bool tiles = disabled("jit");
+    auto& known = compiled_[tiles];
+    if (const auto it = known.find(&program); it != known.end()) return it->second;
     Compiled& c = store_.emplace_back();
     c.program = program;
-    make(c);
+    make(c, tiles);
     ++launch_stats().programs;
-    compiled_[&c.program] = &c;
+    known[&c.program] = &c;
     return &c;
   }
 
@@ -49,10 +51,10 @@ class CpuBackend final : public Backend {
   size_t cache_size() override { return cpu_cache_size(); }
 
  private:
-  void make(Compiled& c) {
+  void make(Compiled& c, bool tiles) {
     static const bool use_jit = switch_value("REPRISE_JIT") != "0";
-    std::string why = "REPRISE_JIT=0";
-    if (use_jit)
+    std::string why = tiles ? "switched off" : "REPRISE_JIT=0";
+    if (use_jit && !tiles)
       if (std::optional<JitCode> code = jit_compile(c.program, &why)) {
         c.run = code->run;
         c.form = code->form;
@@ -68,7 +70,7 @@ class CpuBackend final : public Backend {
   std::mutex mutex_;
   std::deque<Compiled> store_;
   std::deque<TileProgramPtr> tiles_;
-  std::unordered_map<const Program*, const Compiled*, ProgramHash, SameProgram> compiled_;
+  std::unordered_map<const Program*, const Compiled*, ProgramHash, SameProgram> compiled_[2];  // tiles only: second
 };
 
 }  // namespace

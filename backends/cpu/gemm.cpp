@@ -7,6 +7,7 @@
 #include "reprise/backends/cpu/gemm_kernel.h"
 #include "reprise/backends/cpu/memory.h"
 #include "reprise/backends/cpu/threads.h"
+#include "reprise/core/planted.h"
 
 namespace rp {
 namespace {
@@ -184,8 +185,8 @@ void multiply_part(const Product<T>& x, const Part& part, int64_t k_step) {
       block.a_col = s.a_col;
       block.c_row = s.c_row;
       block.segment = s.segment ? s.segment : block.k;
-      block.accumulate = k0 > 0 && !s.segment;
-      block.adds = k0 > 0 && s.segment;
+      block.accumulate = k0 > 0 && !s.segment && !(planted(Defect::k_split) && x.packed);
+      block.adds = k0 > 0 && s.segment && !planted(Defect::segment_adds);
       prepare_b(x, wide, k0, block);
       multiply_rows(x, wide, k0, block);
     }

@@ -212,6 +212,7 @@ void VectorCode::three(Ir op, rp::Type type, const Vec& d, const Vec& a, const O
       if (planted(Defect::swapped_operands) && single_ && !integer && !b.isMEM()) return vsubps(d, vec(b.getIdx()), a);
       return integer ? vpsubd(d, a, b) : vsubps(d, a, b);
     case Ir::mul:
+      if (planted(Defect::jit_tail) && part_ == Part::tail && plan_.nodes.size() > 12) return vaddps(d, a, b);
       return integer ? vpmulld(d, a, b) : vmulps(d, a, b);
     case Ir::min:
       return integer ? vpminsd(d, a, b) : vminps(d, a, b);

@@ -11,6 +11,7 @@
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
+#include "reprise/core/switches.h"
 
 namespace rp {
 namespace {
@@ -148,7 +149,7 @@ class GemmKernel final : public RegionKernel {
     Storage* storage = call.storages[1];
     const PackedB<T>* packed = nullptr;
     if constexpr (std::is_floating_point_v<T>) {
-      if (storage && !storage->exposed && shape_.k * shape_.n >= min_packed_elements)
+      if (storage && !storage->exposed && !disabled("pack") && shape_.k * shape_.n >= min_packed_elements)
         packed = packed_weight<T>(*storage, right, shape_);
       if (after_ && in_parts<T>()) return run_in_parts(call, a, b, packed, c, after);
     }
@@ -230,7 +231,7 @@ class GemmKernel final : public RegionKernel {
     args.index_row = static_cast<uint32_t>(self.shape_.n);
     for (size_t k = 0; k < self.stage_->stage.slots.size(); ++k) {
       const Nest::Steps& s = self.steps_[static_cast<size_t>(self.stage_->stage.slots[k].index)];
-      args.pointers[k] = block.base[k] + row * s.row + column * s.column;
+      args.pointers[k] = block.base[k] + (planted(Defect::epilogue_block) ? 0 : row) * s.row + column * s.column;
       args.row_strides[k] = s.row;
     }
     self.stage_->compiled->run(&args);

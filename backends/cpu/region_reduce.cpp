@@ -4,13 +4,14 @@
 
 #include "reprise/backends/cpu/region_kernels.h"
 #include "reprise/backends/cpu/threads.h"
+#include "reprise/core/planted.h"
 
 namespace rp {
 namespace {
 
 using SlotKind = StageSlot::Kind;
 
-constexpr int64_t block = 4096;           // reduced elements of one leaf of the tree
+constexpr int64_t leaf = 4096;            // reduced elements of one leaf of the tree
 constexpr int64_t strip_elements = 8192;  // what a strip of rows holds, so that its temporaries stay in cache
 constexpr int64_t max_strip = 256;
 
@@ -120,6 +121,7 @@ class RowsKernel final : public ReduceKernel {
 
   void reduce(const CompiledStage& s, const RegionCall& call, Scratch& scratch, int64_t row, int64_t count) const {
     const auto& reductions = s.stage.reductions;
+    const int64_t block = planted(Defect::long_blocks) && stages_.size() > 2 ? 2 * leaf : leaf;
     const bool one_block = nest_.columns <= block;
     std::vector<BlockTree> trees;
     if (!one_block)
@@ -212,14 +214,14 @@ class ColumnsKernel final : public ReduceKernel {
   void reduce(const CompiledStage& s, const RegionCall& call, Scratch& scratch, int64_t outer, int64_t column,
               int64_t width) const {
     const auto& reductions = s.stage.reductions;
-    const bool one_block = nest_.rows <= block;
+    const bool one_block = nest_.rows <= leaf;
     std::vector<BlockTree> trees;
     if (!one_block)
       for (const Reduction& r : reductions) trees.emplace_back(width, r.combine, r.type);
-    for (int64_t row = 0; row == 0 || row < nest_.rows; row += block) {
+    for (int64_t row = 0; row == 0 || row < nest_.rows; row += leaf) {
       for (size_t k = 0; k < reductions.size(); ++k)
         fill_identity(scratch.accumulators[k], width * lanes, reductions[k].combine, reductions[k].type);
-      run_full(s, call, scratch, outer, row, std::min(block, nest_.rows - row), column, width);
+      run_full(s, call, scratch, outer, row, std::min(leaf, nest_.rows - row), column, width);
       for (size_t k = 0; k < reductions.size(); ++k) {
         const Reduction& r = reductions[k];
         combine_lanes(scratch.accumulators[k], width, r.combine, r.type);

@@ -1,0 +1,60 @@
+#pragma once
+#include <utility>
+#include <vector>
+
+#include "reprise/core/engine.h"
+#include "reprise/graph/executable.h"
+
+namespace rp {
+
+/// While a capture is armed, what runs here is no part of it.
+class Unarmed {
+ public:
+  Unarmed() = default;
+  Unarmed(const Unarmed&) = delete;
+  ~Unarmed() {
+    thread_state.recorder = recorder_;
+    thread_state.grad = grad_;
+  }
+
+ private:
+  Recorder* recorder_ = std::exchange(thread_state.recorder, nullptr);
+  bool grad_ = std::exchange(thread_state.grad, false);
+};
+
+/// Copies of a graph's inputs, so that running it touches nothing of the caller's.
+class PrivateInputs {
+ public:
+  PrivateInputs(const Graph& g, const Frame& frame) {
+    for (size_t k = 0; k < g.inputs.size(); ++k) {
+      const auto owner = static_cast<size_t>(g.aliases[k]);
+      Storage* s = frame.storages[k];
+      if (owner == k)
+        bytes_.emplace_back(s->data, s->data + s->bytes);
+      else
+        bytes_.emplace_back();
+      inputs_.push_back(bytes_[owner].data() + (frame.inputs[k] - s->data));
+      layouts_.push_back(g[g.inputs[k]].layout);
+    }
+    storages_.assign(inputs_.size(), nullptr);
+  }
+  PrivateInputs(const PrivateInputs&) = delete;
+  std::byte* const* inputs() const { return inputs_.data(); }
+  Storage* const* storages() const { return storages_.data(); }
+  Tensors tensors() const {
+    Tensors list;
+    for (size_t k = 0; k < inputs_.size(); ++k) {
+      const Layout* flat = intern({layouts_[k]->dtype(), {extent_of(*layouts_[k])}, {}});
+      list.push_back(alias(adopt(inputs_[k], flat, nullptr, nullptr), layouts_[k], 0));
+    }
+    return list;
+  }
+
+ private:
+  std::vector<std::vector<std::byte>> bytes_;
+  std::vector<std::byte*> inputs_;
+  std::vector<const Layout*> layouts_;
+  std::vector<Storage*> storages_;
+};
+
+}  // namespace rp
