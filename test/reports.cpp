@@ -435,8 +435,10 @@ TEST_CASE("a scan's concats that are filled in place are no kernel in any report
   for (int i = 0; i < 3; ++i) step();
   CHECK(contains(step.explain(), "filled in place"));
   int bodies = 0;
-  for (const json& kernel : json::parse(step.json())["paths"][0]["plan"]["kernels"])
-    for (const json& body : kernel.value("body", json::array())) {
+  const json all = json::parse(step.json());
+  for (const json& kernel : all["paths"][0]["plan"]["kernels"]) {
+    const json list = kernel.value("body", json::array());
+    for (const json& body : list) {
       ++bodies;
       CHECK(body["role"] == "step");
       CHECK(body["times"] == 5);
@@ -445,5 +447,6 @@ TEST_CASE("a scan's concats that are filled in place are no kernel in any report
         CHECK(!body["nodes"][r["consumer"].get<size_t>()]["kernel"].is_null());
       }
     }
+  }
   CHECK(bodies == 2);
 }
