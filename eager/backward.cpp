@@ -74,6 +74,7 @@ class NotedCall : public GradCall {
   // Which tensor input operand k is; -1 for a scalar.
   int input_index(int k) const {
     const unsigned mask = node_->scalar_mask;
+    if (!mask) return k;
     return mask >> k & 1 ? -1 : k - std::popcount(mask & ((1u << k) - 1));
   }
   void check(const Tensor& saved, uint32_t version, const char* what) const {
