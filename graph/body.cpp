@@ -69,10 +69,15 @@ std::vector<ExternalSpec> Recorder::external_specs() const {
 }
 
 TracedBody Recorder::trace(Trie& trie, const std::vector<const Layout*>& layouts, const BodyFunction& body) {
-  if (trie.leaves >= max_traced) {
+  if (trie.leaves >= max_traced && !trie.tracing) {
     trie.root.children.clear();
     trie.leaves = 0;
   }
+  struct Tracing {
+    int& count;
+    explicit Tracing(int& c) : count(++c) {}
+    ~Tracing() { --count; }
+  } const tracing(trie.tracing);
   Recorder recorder(trie);
   const std::vector<int32_t> outputs = recorder.run_abstract(layouts, body);
   TracedBody traced;

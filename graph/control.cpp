@@ -166,10 +166,28 @@ struct Effects {
   }
 };
 
-// Traces a body; if it writes to tensors from outside, these become carries behind its own.
-TracedBody trace_step(const Loc& loc, int part, const std::vector<const Layout*>& layouts, const BodyFunction& body,
-                      Effects& effects) {
+// The body on copies of those inputs that it writes to: a step's values are its own, whoever holds their elements.
+BodyFunction on_copies(BodyFunction body, std::vector<size_t> which) {
+  return [body = std::move(body), which = std::move(which)](const Tensors& in) {
+    Tensors mine = in;
+    for (size_t k : which) mine[k] = in[k].clone();
+    return body(mine);
+  };
+}
+
+// Traces a body, which then stands for one that does not write to its inputs.
+TracedBody trace_pure(const Loc& loc, int part, const std::vector<const Layout*>& layouts, BodyFunction& body) {
   TracedBody traced = Recorder::trace(trie_of(loc, part), layouts, body);
+  std::vector<size_t> written = own_written_by(traced, layouts.size());
+  if (written.empty()) return traced;
+  body = on_copies(std::move(body), std::move(written));
+  return Recorder::trace(trie_of(loc, part), layouts, body);
+}
+
+// Traces a body; if it writes to tensors from outside, these become carries behind its own.
+TracedBody trace_step(const Loc& loc, int part, const std::vector<const Layout*>& layouts, BodyFunction body,
+                      Effects& effects) {
+  TracedBody traced = trace_pure(loc, part, layouts, body);
   effects.written = written_by(traced, layouts.size());
   return effects.written.empty() ? traced : effects.trace(loc, part + 1, layouts, body);
 }
@@ -271,7 +289,7 @@ Tensors while_loop(const std::function<Tensor(const Tensors&)>& test, const Cont
   WhileCall call;
   call.step = trace_step(loc, 2, layouts_of(own), step, effects);
   call.carry = joined(own, effects.states());
-  const auto condition = [&](const Tensors& in) {
+  BodyFunction condition = [&](const Tensors& in) {
     const Cutting cutting;
     const Tensor t = test(in);
     if (t.dtype() != DType::boolean || t.numel() != 1)
@@ -279,7 +297,7 @@ Tensors while_loop(const std::function<Tensor(const Tensors&)>& test, const Cont
     return Tensors{t};
   };
   const Tensors before = effects.written;
-  call.test = Recorder::trace(trie_of(loc, 0), layouts_of(own), condition);
+  call.test = trace_pure(loc, 0, layouts_of(own), condition);
   if (!written_by(call.test, own.size()).empty())
     fail("while_loop: the condition writes to a tensor from outside; write in the body");
   if (!before.empty()) {  // the condition may read what the body writes: it gets the states too

@@ -56,8 +56,8 @@ Tensor zero_stack(const Layout* step, int64_t length) {
 
 // One product over all steps: the sum of left_t^T dz_t.
 Tensor factor_gradient(const Tensor& left, const Tensor& dz) {
-  const Tensor rows = left.reshape({-1, left.shape().back()});
-  return matmul(rows.transpose(0, 1), dz.reshape({-1, dz.shape().back()}));
+  const int64_t rows = left.shape()[0] * left.shape()[1];
+  return matmul(left.reshape({rows, left.shape().back()}).transpose(0, 1), dz.reshape({rows, dz.shape().back()}));
 }
 
 }  // namespace

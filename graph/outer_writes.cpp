@@ -25,14 +25,24 @@ Tensor whole_of(const Tensors& uses) {
   return uses[0];
 }
 
+size_t input_written_by(const Graph& g, int32_t write) {
+  return static_cast<size_t>(std::find(g.inputs.begin(), g.inputs.end(), base_of(g, write)) - g.inputs.begin());
+}
+
 }  // namespace
+
+std::vector<size_t> own_written_by(const TracedBody& body, size_t given) {
+  std::vector<size_t> inputs;
+  for (int32_t w : body.graph->writes)
+    if (const size_t k = input_written_by(*body.graph, w); k < given) inputs.push_back(k);
+  return inputs;
+}
 
 Tensors written_by(const TracedBody& body, size_t given) {
   const Graph& g = *body.graph;
   Tensors written;
   for (int32_t w : g.writes) {
-    const int32_t base = base_of(g, w);
-    const auto k = static_cast<size_t>(std::find(g.inputs.begin(), g.inputs.end(), base) - g.inputs.begin());
+    const size_t k = input_written_by(g, w);
     if (k < given) continue;  // of a step's own values: gone after the step
     Tensors uses;
     for (size_t i = given; i < g.inputs.size(); ++i)

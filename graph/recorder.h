@@ -20,6 +20,7 @@ struct Trie {
   CaptureOptions options;
   TraceOp root;
   int leaves = 0;
+  int tracing = 0;  // bodies being traced: one within the other where a function scans and calls itself
   std::vector<std::pair<std::string_view, int64_t>> ends;  // why segments ended, and how often
   int64_t unrecorded = 0;                                  // segments that ran without being recorded, for lack of room
   CaptureStats stats;
