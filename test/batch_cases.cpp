@@ -437,21 +437,3 @@ TEST_CASE("equal regions of a loop share one compiled program", "[batch]") {
   CHECK(few > before);
   CHECK(many == few);
 }
-
-TEST_CASE("weights that every step of a loop transposes have their gradients summed by one product", "[batch]") {
-  const auto net = [](bool every_step) {
-    return [=](const Tensors& w, const Tensor& x) {
-      Tensor h = zeros({batch, units}), loss = scalar(0);
-      const Tensor once = w[0].transpose(), too = w[1].transpose();
-      for (int64_t t = 0; t < x.size(0); ++t) {
-        h = tanh(matmul(x.select(0, t), every_step ? w[0].transpose() : once) +
-                 matmul(h, every_step ? w[1].transpose() : too));
-        loss = loss + mean(h * h);
-      }
-      return loss;
-    };
-  };
-  const std::vector<Shape> shapes{{units, width}, {units, units}};
-  CHECK(trains(shapes, net(false), {6}).segmented == 2);
-  CHECK(trains(shapes, net(true), {6}).segmented == 2);
-}

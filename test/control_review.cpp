@@ -88,3 +88,26 @@ TEST_CASE("one line may trace many bodies within each other", "[control]") {
   const Tensor a = draw({3});
   for (int v = 1; v < 40; ++v) check_same(nested(true, 2, a, v), nested(false, 2, a, v));
 }
+
+TEST_CASE("weights that every step of a loop transposes have their gradients summed by one product", "[control]") {
+  cases::agree([](cases::Log& log) {
+    const Tensor w = uniform({8, 6}, -1, 1).set_requires_grad(), u = uniform({8, 8}, -1, 1).set_requires_grad();
+    auto step = capture([&](const Tensor& x, bool every_step) {
+      const Tensor w_once = w.transpose(), u_once = u.transpose();
+      Tensor h = zeros({4, 8}), loss = scalar(0);
+      for (int64_t t = 0; t < x.size(0); ++t) {
+        h = tanh(matmul(x.select(0, t), every_step ? w.transpose() : w_once) +
+                 matmul(h, every_step ? u.transpose() : u_once));
+        loss = loss + mean(h * h);
+      }
+      return grad({loss}, {w, u});
+    });
+    for (bool every_step : {false, true})
+      for (int i = 0; i < 4; ++i) log.add(step(uniform({6, 4, 6}, -1, 1), every_step));
+    if (log.mode != Mode::graph) return;
+    const std::string dump = step.dump();
+    int sums = 0;
+    for (size_t at = 0; (at = dump.find(" = segmented_matmul(", at)) != std::string::npos; ++at) ++sums;
+    CHECK(sums == 4);
+  });
+}
