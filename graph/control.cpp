@@ -125,10 +125,6 @@ std::vector<const Layout*> layouts_of(const Tensors& list) {
   return layouts;
 }
 
-}  // namespace
-
-namespace {
-
 // A body's function with places for the tensors from outside that it writes to: it is given them at `first`, and
 // returns them at `returned`.
 struct Effects {
