@@ -8,12 +8,16 @@ namespace rp {
 namespace {
 
 std::string located(const std::string& message, const Loc& where) {
-  if (!where.line()) return message;
-  std::string_view file = where.file_name();
-  return fmt::format("{} at {}:{}", message, file.substr(file.rfind('/') + 1), where.line());
+  return where.line() ? message + " at " + line_text(where) : message;
 }
 
 }  // namespace
+
+std::string line_text(const Loc& loc) {
+  if (!loc.line()) return {};
+  const std::string_view file = loc.file_name();
+  return fmt::format("{}:{}", file.substr(file.rfind('/') + 1), loc.line());
+}
 
 Error::Error(const std::string& message, Loc where) : std::runtime_error(located(message, where)), where_(where) {}
 

@@ -8,6 +8,9 @@ namespace rp {
 /// Where a call stands in the user's source. Public functions take it from their caller without being told.
 using Loc = std::source_location;
 
+/// "file.cpp:41", without folders; empty if the line is unknown.
+std::string line_text(const Loc& loc);
+
 /// The one exception type of the library. `what()` reads "op: what was expected, what came at file.cpp:41".
 class Error : public std::runtime_error {
  public:

@@ -30,9 +30,7 @@ int32_t storage_of(const Graph& graph, int32_t node) {
 }
 
 std::string source_line(const Loc& loc) {
-  if (!loc.line()) return "";
-  const std::string_view file = loc.file_name();
-  return fmt::format(" {}:{}", file.substr(file.rfind('/') + 1), loc.line());
+  return loc.line() ? " " + line_text(loc) : "";
 }
 
 namespace {

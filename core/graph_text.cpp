@@ -103,10 +103,7 @@ std::string graph_text(const Graph& g, const Bodies& bodies) {
       text += s.parameter >= 0 ? fmt::format(" ${}", s.parameter) : fmt::format(" #{:x}", s.bits);
     if (n.own) text += " own";
     text += " : " + layout_text(n.layout);
-    if (n.loc.line()) {
-      std::string_view file = n.loc.file_name();
-      text += fmt::format("  ; {}:{}", file.substr(file.rfind('/') + 1), n.loc.line());
-    }
+    if (n.loc.line()) text += "  ; " + line_text(n.loc);
     text += '\n';
   }
   return text + fmt::format("  return ({}) writes ({})\n", list_text(g.outputs), list_text(g.writes));

@@ -47,20 +47,15 @@ Trie& trie_of(const Loc& loc, int part) {
   return *trie;
 }
 
-std::string line_of(const Loc& loc) {
-  const std::string_view file = loc.file_name();
-  return fmt::format("{}:{}", file.substr(file.rfind('/') + 1), loc.line());
-}
-
 void check_carries(std::string_view op, const Tensors& in, const Tensors& out, const detail::ControlBody& body,
                    const Loc& loc) {
   if (in.size() != out.size())
-    fail("{}: the body takes {} carried tensors and returns {} (body at {})", op, in.size(), out.size(), line_of(loc));
+    fail("{}: the body takes {} carried tensors and returns {} (body at {})", op, in.size(), out.size(), line_text(loc));
   for (size_t i = 0; i < in.size(); ++i)
     if (in[i].spec() != out[i].spec()) {
       const std::string name = body.name(i);
       fail("{} carry{}{}: in {}, out {} (body at {})", op, name.empty() ? "" : " ", name, to_string(in[i].spec()),
-           to_string(out[i].spec()), line_of(loc));
+           to_string(out[i].spec()), line_text(loc));
     }
 }
 

@@ -24,12 +24,6 @@ double KernelTimes::median_ns() const {
   return *middle;
 }
 
-std::string line_text(const Loc& loc) {
-  if (!loc.line()) return {};
-  const std::string_view file = loc.file_name();
-  return fmt::format("{}:{}", file.substr(file.rfind('/') + 1), loc.line());
-}
-
 std::string op_text(const TraceOp& t) {
   const std::string line = line_text(t.loc);
   return std::string(t.op->name) + (line.empty() ? "" : " at " + line);

@@ -99,8 +99,6 @@ Totals totals(const PlanFacts& plan);
 
 struct Graph;
 struct TraceOp;
-/// "file.cpp:41", or nothing.
-std::string line_text(const Loc& loc);
 /// "op at file.cpp:41".
 std::string op_text(const TraceOp& op);
 /// The nodes of a graph as they are printed; which kernel computes them is left open.

@@ -25,12 +25,6 @@ uint64_t next_epoch() {
   return ++epoch;
 }
 
-std::string line_of(const Loc& loc) {
-  if (!loc.line()) return "";
-  const std::string_view file = loc.file_name();
-  return fmt::format(" at {}:{}", file.substr(file.rfind('/') + 1), loc.line());
-}
-
 size_t span_bytes(const Layout& l) { return static_cast<size_t>(extent_of(l)) * size_of(l.dtype()); }
 
 // The elements as they are now, under the same layout.
@@ -236,8 +230,8 @@ Tensor Recorder::record_now(const Call& call) {
   const size_t limit = current_ == &trie_.root ? max_root_children : max_children;
   const Layout* out = infer(call);  // a wrong call throws here, before anything is noted
   if (current_->children.size() >= limit || trie_.leaves >= max_leaves) {
-    trie_.note(fmt::format("cut: too many branches after {}{}; the rest of the segment runs op by op",
-                           current_->op ? current_->op->name : "the start", line_of(current_->loc)));
+    trie_.note(fmt::format("cut: too many branches after {}; the rest of the segment runs op by op",
+                           current_->op ? op_text(*current_) : "the start"));
     state_ = State::off;
     Unrecorded guard;
     return run_now(call);
