@@ -55,6 +55,21 @@ struct ThreadState {
 };
 inline constinit thread_local ThreadState thread_state;
 
+/// While it lives, ops are neither recorded nor noted.
+class Unarmed {
+ public:
+  Unarmed() = default;
+  Unarmed(const Unarmed&) = delete;
+  ~Unarmed() {
+    thread_state.recorder = recorder_;
+    thread_state.grad = grad_;
+  }
+
+ private:
+  Recorder* recorder_ = std::exchange(thread_state.recorder, nullptr);
+  bool grad_ = std::exchange(thread_state.grad, false);
+};
+
 /// The gradient state asks for notes: some input, directly or through its history, requires a gradient.
 bool wants_grad(const Tensor& t) noexcept;
 

@@ -7,21 +7,6 @@
 
 namespace rp {
 
-/// While a capture is armed, what runs here is no part of it.
-class Unarmed {
- public:
-  Unarmed() = default;
-  Unarmed(const Unarmed&) = delete;
-  ~Unarmed() {
-    thread_state.recorder = recorder_;
-    thread_state.grad = grad_;
-  }
-
- private:
-  Recorder* recorder_ = std::exchange(thread_state.recorder, nullptr);
-  bool grad_ = std::exchange(thread_state.grad, false);
-};
-
 /// Copies of a graph's inputs, so that running it touches nothing of the caller's.
 class PrivateInputs {
  public:

@@ -41,21 +41,6 @@ bool same_operand(const OperandRef& a, const OperandRef& b) {
   return a.ref == b.ref && storage && layout;
 }
 
-// Ops that run on behalf of the recorder are not recorded themselves.
-class Unrecorded {
- public:
-  Unrecorded()
-      : recorder_(std::exchange(thread_state.recorder, nullptr)), grad_(std::exchange(thread_state.grad, false)) {}
-  ~Unrecorded() {
-    thread_state.recorder = recorder_;
-    thread_state.grad = grad_;
-  }
-
- private:
-  Recorder* recorder_;
-  bool grad_;
-};
-
 }  // namespace
 
 size_t Recorder::PlaceHash::operator()(const PlaceKey& k) const {
@@ -168,7 +153,7 @@ bool Recorder::reads_changed(const Call& call) const {
 
 Tensor Recorder::record(const Call& call) {
   if (running_ || state_ == State::off) {
-    Unrecorded guard;
+    const Unarmed guard;  // ops that run on behalf of the recorder are not recorded themselves
     return run_now(call);
   }
   if (state_ == State::tracing) {
@@ -182,7 +167,7 @@ Tensor Recorder::record(const Call& call) {
   if (writes_exposed(call)) {  // others may look at these elements at any time
     watch(*call.inputs[0]);
     flush("a write to elements whose raw pointer has escaped");
-    Unrecorded guard;
+    const Unarmed guard;
     return run_now(call);
   }
   if (snapshots_ && reads_changed(call)) flush("elements changed through a raw pointer");
@@ -233,12 +218,12 @@ Tensor Recorder::record_now(const Call& call) {
     trie_.note(fmt::format("cut: too many branches after {}; the rest of the segment runs op by op",
                            current_->op ? op_text(*current_) : "the start"));
     state_ = State::off;
-    Unrecorded guard;
+    const Unarmed guard;
     return run_now(call);
   }
   Tensor y;
   {
-    Unrecorded guard;
+    const Unarmed guard;
     y = run_now(call);
   }
   const std::vector<OperandRef> refs = refs_;
@@ -376,7 +361,7 @@ Tensor Recorder::run_one(const TraceOp& t, size_t first_scalar, const std::vecto
 
 void Recorder::run_op_by_op() {
   running_ = true;
-  Unrecorded guard;
+  const Unarmed guard;
   std::vector<Tensor> values(static_cast<size_t>(slots_));
   size_t scalar = 0;
   try {
