@@ -8,15 +8,12 @@
 
 namespace rp {
 
-bool wants_grad(const Tensor& t) noexcept {
-  const TensorImpl& impl = *t.impl();
-  return (impl.grad || impl.storage->history) && t.requires_grad();
-}
-
 namespace {
 
 bool any_wants_grad(const Call& call) {
-  return std::any_of(call.inputs.begin(), call.inputs.end(), [](const Tensor* t) { return wants_grad(*t); });
+  for (const Tensor* t : call.inputs)
+    if (wants_grad(*t)) return true;
+  return false;
 }
 
 Tensor compute(const Call& call) {
@@ -26,14 +23,24 @@ Tensor compute(const Call& call) {
 
 }  // namespace
 
-const Layout* infer(const Call& call) {
-  const Layout* few[8];
-  std::vector<const Layout*> many;
+namespace {
+
+const Layout* infer_from(const Call& call, const Layout** layouts) {
   const size_t n = call.inputs.size();
-  if (n > std::size(few)) many.resize(n);
-  const Layout** layouts = many.empty() ? few : many.data();
   for (size_t i = 0; i < n; ++i) layouts[i] = &call.inputs[i]->layout();
   return call.op->shape({*call.op, {layouts, n}, call.attrs, call.scalars, call.scalar_mask});
+}
+
+[[gnu::noinline]] const Layout* infer_from_many(const Call& call) {
+  std::vector<const Layout*> layouts(call.inputs.size());
+  return infer_from(call, layouts.data());
+}
+
+}  // namespace
+
+const Layout* infer(const Call& call) {
+  const Layout* few[8];
+  return call.inputs.size() <= std::size(few) ? infer_from(call, few) : infer_from_many(call);
 }
 
 int64_t view_offset(const Call& call) {

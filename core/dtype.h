@@ -10,11 +10,9 @@ namespace rp {
 enum class DType : uint8_t { boolean, i32, i64, f32, f64 };
 inline constexpr int dtype_count = 5;
 
+inline constexpr uint8_t dtype_sizes[dtype_count] = {1, 4, 8, 4, 8};
 /// Bytes of one element.
-constexpr size_t size_of(DType d) {
-  constexpr uint8_t sizes[dtype_count] = {1, 4, 8, 4, 8};
-  return sizes[static_cast<int>(d)];
-}
+constexpr size_t size_of(DType d) { return dtype_sizes[static_cast<int>(d)]; }
 
 /// "bool", "i32", "i64", "f32", "f64".
 constexpr std::string_view name_of(DType d) {

@@ -71,6 +71,9 @@ class Unarmed {
 };
 
 /// The gradient state asks for notes: some input, directly or through its history, requires a gradient.
-bool wants_grad(const Tensor& t) noexcept;
+inline bool wants_grad(const Tensor& t) noexcept {
+  const TensorImpl& impl = *t.impl();
+  return (impl.grad || impl.storage->history) && t.requires_grad();
+}
 
 }  // namespace rp

@@ -61,7 +61,7 @@ class Attrs {
   int size() const { return size_; }
   void resize(int n) { size_ = static_cast<uint8_t>(n); }
   bool operator==(const Attrs& o) const {
-    return size_ == o.size_ && !std::memcmp(bytes_.data(), o.bytes_.data(), size_);
+    return size_ == o.size_ && (!size_ || !std::memcmp(bytes_.data(), o.bytes_.data(), size_));
   }
 
  private:

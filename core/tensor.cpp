@@ -66,25 +66,31 @@ void dematerialize(Storage& storage) noexcept {
   storage.data = nullptr;
 }
 
-Tensor storage_view(Storage* storage, const Layout* layout) {
+namespace {
+
+inline TensorImpl* make_view(Storage* storage, const Layout* layout, int64_t offset) {
   auto* impl = new (allocate_block(sizeof(TensorImpl))) TensorImpl;
   impl->layout = layout;
   impl->storage = storage;
+  impl->offset = offset;
   retain(storage);
-  return Tensor(impl);
+  return impl;
 }
 
+}  // namespace
+
+Tensor storage_view(Storage* storage, const Layout* layout) { return Tensor(make_view(storage, layout, 0)); }
+
 Tensor alias(const Tensor& base, const Layout* layout, int64_t offset) {
-  Tensor t = storage_view(base.impl()->storage, layout);
-  t.impl()->offset = offset;
-  return t;
+  return Tensor(make_view(base.impl()->storage, layout, offset));
 }
 
 Tensor bare_alias(const Tensor& t) {
-  Tensor other = alias(t, t.impl()->layout, t.impl()->offset);
-  other.impl()->epoch = t.impl()->epoch;
-  other.impl()->slot = t.impl()->slot;
-  return other;
+  const TensorImpl& from = *t.impl();
+  TensorImpl* impl = make_view(from.storage, from.layout, from.offset);
+  impl->epoch = from.epoch;
+  impl->slot = from.slot;
+  return Tensor(impl);
 }
 
 Tensor adopt(void* data, const Layout* layout, void (*release)(void*), void* context) {
@@ -107,14 +113,12 @@ void attach(Storage& storage, std::unique_ptr<Attachment> attachment) {
   storage.attached = std::move(attachment);
 }
 
-void retain(Storage* storage) noexcept { storage->refs.fetch_add(1, std::memory_order_relaxed); }
-
 void drop(Storage* s) noexcept {
-  const uint32_t left = s->refs.fetch_sub(1, std::memory_order_acq_rel) - 1;
-  if (left) {
+  if (s->refs.load(std::memory_order_acquire) != 1) {
+    const uint32_t left = s->refs.fetch_sub(1, std::memory_order_acq_rel) - 1;
     // Once only the tape holds the elements, nobody can ask for their history; it may hold the tape in turn.
-    if (s->history && left == s->saved_refs) engine.drop_history(std::exchange(s->history, nullptr));
-    return;
+    if (left && s->history && left == s->saved_refs) engine.drop_history(std::exchange(s->history, nullptr));
+    if (left) return;
   }
   s->attached.reset();
   if (s->history) engine.drop_history(std::exchange(s->history, nullptr));
@@ -128,12 +132,11 @@ void drop(Storage* s) noexcept {
   free_block(block, bytes);
 }
 
-void Tensor::release() noexcept {
-  if (impl_->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-  if (impl_->grad) engine.drop_grad(std::exchange(impl_->grad, nullptr));
-  Storage* storage = impl_->storage;
-  if (impl_->saved) std::atomic_ref(storage->saved_refs).fetch_sub(1, std::memory_order_relaxed);
-  if (!impl_->owns_block) free_block(impl_, sizeof(TensorImpl));
+void Tensor::destroy(TensorImpl* impl) noexcept {
+  if (impl->grad) engine.drop_grad(std::exchange(impl->grad, nullptr));
+  Storage* storage = impl->storage;
+  if (impl->saved) std::atomic_ref(storage->saved_refs).fetch_sub(1, std::memory_order_relaxed);
+  if (!impl->owns_block) free_block(impl, sizeof(TensorImpl));
   drop(storage);  // frees an owning handle's block once no view needs the elements
 }
 

@@ -19,6 +19,14 @@ using Tensors = std::vector<Tensor>;
 struct GradState;
 struct WriteHistory;
 
+/// Gives up one reference; true if it was the last. Who holds the only one need not subtract atomically: nobody else
+/// can take another meanwhile.
+inline bool give_up(std::atomic<uint32_t>& refs) noexcept {
+  if (refs.load(std::memory_order_acquire) != 1) return refs.fetch_sub(1, std::memory_order_acq_rel) == 1;
+  refs.store(0, std::memory_order_relaxed);
+  return true;
+}
+
 /// Something kept beside a storage and dropped with it, such as a packed copy of a weight.
 struct Attachment {
   virtual ~Attachment() = default;
@@ -83,7 +91,7 @@ class Tensor {
     return *this;
   }
   ~Tensor() {
-    if (impl_) release();
+    if (impl_ && give_up(impl_->refs)) destroy(impl_);
   }
 
   bool defined() const noexcept { return impl_; }
@@ -174,7 +182,7 @@ class Tensor {
   std::byte* bytes() const { return impl_->storage->data + impl_->offset * static_cast<int64_t>(size_of(dtype())); }
 
  private:
-  void release() noexcept;
+  static void destroy(TensorImpl* impl) noexcept;
   [[noreturn]] static const Layout& undefined();
 
   TensorImpl* impl_ = nullptr;
@@ -225,7 +233,7 @@ Tensor adopt(void* data, const Layout* layout, void (*release)(void*), void* con
 TensorImpl* owner_of(Storage& storage) noexcept;
 /// Adds an attachment to a storage.
 void attach(Storage& storage, std::unique_ptr<Attachment> attachment);
-void retain(Storage* storage) noexcept;
+inline void retain(Storage* storage) noexcept { storage->refs.fetch_add(1, std::memory_order_relaxed); }
 void drop(Storage* storage) noexcept;
 
 /// Text in NumPy's style, elements included. Inside a capture this runs what is pending.

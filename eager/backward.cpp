@@ -39,10 +39,10 @@ class NotedCall : public GradCall {
   Tensor output(int result) const override {
     const bool one = node_->op->kind != Kind::control;
     if (!one) check_walked();
-    const Saved& saved = one ? node_->output : node_->results.at(static_cast<size_t>(result));
+    const Saved& saved = one ? node_->output : node_->extra->results.at(static_cast<size_t>(result));
     check(saved.value, saved.version, "the result");
     if (!is_floating(saved.value.dtype())) return saved.value;
-    return with_history(saved.value, {.node = node_, .result = result, .layout = saved.value.impl()->layout->packed});
+    return with_history(saved.value, {.node = node_, .layout = saved.value.impl()->layout->packed, .result = result});
   }
   const Spec& input_spec(int i) const override { return node_->edges[static_cast<size_t>(i)].layout->spec; }
   int inputs() const override { return static_cast<int>(node_->edges.size()); }
@@ -97,12 +97,13 @@ class NotedCall : public GradCall {
 // goes to the value written.
 Tensors write_gradient(const TapeNode& node, const Tensor& dy, bool before, bool value) {
   Tensors result(2);
+  const TapeExtra& write = *node.extra;
   const Tensor flat = dy.contiguous();
-  if (value) result[1] = as_strided(flat, node.region, node.region_offset);
+  if (value) result[1] = as_strided(flat, write.region, write.region_offset);
   if (before) {
     const Tensor rest = flat.clone();
-    as_strided(rest, node.region, node.region_offset).zero_();
-    result[0] = as_strided(rest, node.base, node.base_offset);
+    as_strided(rest, write.region, write.region_offset).zero_();
+    result[0] = as_strided(rest, write.base, write.base_offset);
   }
   return result;
 }
@@ -299,10 +300,10 @@ class Walk {
   Tensors gradients(const TapeRef& node, const Tensors& dy, const std::vector<bool>& want) {
     if (node->op == &write_op) return write_gradient(*node.get(), dy[0], want[0], want[1]);
     NotedCall call(node, dy, want);
-    if (!node->custom) return node->op->gradient.rule(call);
+    if (!node->extra || !node->extra->custom) return node->op->gradient.rule(call);
     Tensors inputs;
     for (int i = 0; i < call.inputs(); ++i) inputs.push_back(call.input(i));
-    Tensors dx = node->custom(inputs, call.output(0), dy[0]);
+    Tensors dx = node->extra->custom(inputs, call.output(0), dy[0]);
     if (dx.size() != inputs.size()) fail("custom gradient: expected {} gradients, got {}", inputs.size(), dx.size());
     for (size_t i = 0; i < dx.size(); ++i)
       if (dx[i].defined() && dx[i].spec() != inputs[i].spec())
@@ -314,8 +315,10 @@ class Walk {
   static void give_up(TapeNode& node) {
     node.freed = true;
     node.output = {};
-    node.results.clear();
-    node.custom = nullptr;
+    if (node.extra) {
+      node.extra->results.clear();
+      node.extra->custom = nullptr;
+    }
     for (Edge& e : node.edges) e.saved = {};
   }
 

@@ -24,14 +24,18 @@ DType kernel_dtype(const Call& call, const Layout* out) {
   return planted(Defect::dtype_key) && dtype == DType::i32 ? DType::f32 : dtype;
 }
 
-bool direct(const Call& call, const Layout* out) {
-  if (call.op == &cast_op || out->numel > max_direct_elements || !out->contiguous) return false;
+bool all_contiguous(const Call& call) {
   for (const Tensor* t : call.inputs)
     if (!t->impl()->layout->contiguous) return false;
   return true;
 }
 
-const Compiled* compile_map(const Call& call, const Layout* out) {
+bool direct(const Call& call, const Layout* out) {
+  return call.op->kind == Kind::pointwise && call.op != &cast_op && out->numel <= max_direct_elements &&
+         out->contiguous && all_contiguous(call);
+}
+
+[[gnu::noinline]] const Compiled* compile_map(const Call& call, const Layout* out) {
   const Op& op = *call.op;
   ProgramBuilder b;
   std::vector<Value> operands;
@@ -96,30 +100,33 @@ void run_kernel(const Call& call, const Tensor& out) {
   ++launch_stats().kernels;
 }
 
+[[gnu::cold]] void never_computed(const Tensor& t) {
+  fail("{} was never computed: an op before it failed, or a capture still holds it", to_string(t.spec()));
+}
+
 // Elements that an op before has failed to compute, or that another thread's capture still holds back.
 void check_computed(const Tensor& t) {
-  if (t.pending())
-    fail("{} was never computed: an op before it failed, or a capture still holds it", to_string(t.spec()));
+  if (t.pending()) never_computed(t);
 }
 
 bool overlaps(const Tensor& a, const Tensor& b) {
   return a.shares_storage(b) && !(a.impl()->layout == b.impl()->layout && a.impl()->offset == b.impl()->offset);
 }
 
+void copy_result(const Call& call, const Tensor& out) {
+  const Layout* layout = out.impl()->layout;
+  const Tensor value = run(call, layout);
+  if (layout->numel) std::memcpy(out.bytes(), value.bytes(), layout->bytes());
+}
+
 void compute_out(const Call& call, const Tensor& out) {
   const Layout* layout = out.impl()->layout;
   if (call.op->kind == Kind::control) return engine.run_control(call, out);
-  if (call.op->kind == Kind::result) {
-    const Tensor value = run(call, layout);
-    if (layout->numel) std::memcpy(out.bytes(), value.bytes(), layout->bytes());
-    return;
-  }
+  if (call.op->kind == Kind::result) return copy_result(call, out);
   if (!layout->numel) return;
   for (const Tensor* t : call.inputs) check_computed(*t);
-  if (call.op->kind == Kind::pointwise && direct(call, layout)) return run_map(call, out);
-  const bool contiguous =
-      std::all_of(call.inputs.begin(), call.inputs.end(), [](const Tensor* t) { return t->is_contiguous(); });
-  if (call.op->kind == Kind::kernel && contiguous) return run_kernel(call, out);
+  if (direct(call, layout)) return run_map(call, out);
+  if (call.op->kind == Kind::kernel && all_contiguous(call)) return run_kernel(call, out);
   engine.run_plan(call, out);
 }
 
@@ -153,7 +160,7 @@ void compute_into(const Tensor& target, const Call& call) {
   if (!target.numel()) return;
   const bool apart =
       std::none_of(call.inputs.begin(), call.inputs.end(), [&](const Tensor* t) { return overlaps(*t, target); });
-  if (apart && call.op->kind == Kind::pointwise && direct(call, target.impl()->layout)) return run_map(call, target);
+  if (apart && direct(call, target.impl()->layout)) return run_map(call, target);
   if (apart && call.op == &copy_op) return engine.run_plan(call, target);
   const Tensor value = run(call, target.impl()->layout->packed);
   const Tensor* inputs[] = {&value};

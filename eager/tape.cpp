@@ -1,6 +1,7 @@
 #include "reprise/eager/tape.h"
 
 #include <atomic>
+#include <iterator>
 #include <new>
 
 #include "reprise/core/block.h"
@@ -16,23 +17,19 @@ namespace {
 // One clock for all threads: a tape may be built on several, one after the other.
 constinit std::atomic<uint64_t> sequence{0};
 constinit std::atomic<uint64_t> generations{0};
-constinit thread_local std::vector<TapeNode*>* doomed = nullptr;
+constinit thread_local TapeNode* doomed = nullptr;
+constinit thread_local bool destroying = false;
 
 // Chains of nodes may be long: they are taken down by a loop, not by recursion.
 void destroy(TapeNode* node) noexcept {
-  if (doomed) {
-    doomed->push_back(node);
-    return;
-  }
-  std::vector<TapeNode*> list{node};
-  doomed = &list;
-  while (!list.empty()) {
-    TapeNode* n = list.back();
-    list.pop_back();
+  node->doomed = std::exchange(doomed, node);
+  if (std::exchange(destroying, true)) return;
+  while (TapeNode* n = doomed) {
+    doomed = n->doomed;
     n->~TapeNode();
     free_block(n, sizeof(TapeNode));
   }
-  doomed = nullptr;
+  destroying = false;
 }
 
 TapeRef make_node(const Op& op, const Layout* layout) {
@@ -54,6 +51,11 @@ const Layout* flat_layout(const Storage& s, DType dtype) {
   return intern({dtype, {static_cast<int64_t>(s.bytes / size_of(dtype))}, s.device});
 }
 
+void join(Edge& edge, const TapeRef& node, const Layout* layout) {
+  edge.node = node;
+  edge.layout = layout;
+}
+
 // A node whose value is `t`'s elements within the written storage.
 TapeRef region_of(const TapeRef& written, const Tensor& t) {
   const TensorImpl& impl = *t.impl();
@@ -63,7 +65,7 @@ TapeRef region_of(const TapeRef& written, const Tensor& t) {
   node->loc = written->loc;
   node->attrs = SpecAttrs{whole ? impl.layout->packed : impl.layout};
   node->scalars.add(impl.offset);
-  node->edges.push_back({.node = written, .layout = written->layout});
+  join(node->edges.add(), written, written->layout);
   return node;
 }
 
@@ -102,22 +104,14 @@ void note_result(const Tensor& token, const Tensor& out, int32_t index) {
   }
   const auto& attrs = node.attrs.as<ControlAttrs>();
   if (index < attrs.results - attrs.saved) return;
-  node.results.resize(static_cast<size_t>(attrs.results));
-  node.results[static_cast<size_t>(index)] = saved(out);
+  std::vector<Saved>& results = node.more().results;
+  results.resize(static_cast<size_t>(attrs.results));
+  results[static_cast<size_t>(index)] = saved(out);
 }
 
-}  // namespace
-
-TapeRef::TapeRef(const TapeRef& o) : node_(o.node_) {
-  if (node_) ++node_->refs;
-}
-
-TapeRef::~TapeRef() {
-  if (node_ && --node_->refs == 0) destroy(node_);
-}
-
-Edge history(const Tensor& t) {
-  Edge edge{.layout = t.impl()->layout->packed};
+// `edge` becomes what `t`'s gradient flows to.
+Edge& trace_back(const Tensor& t, Edge& edge) {
+  edge.layout = t.impl()->layout->packed;
   GradState* state = t.impl()->grad;
   if (state && state->leaf) {
     edge.leaf = t;
@@ -136,6 +130,28 @@ Edge history(const Tensor& t) {
     edge.node = state->node;
     edge.result = state->result;
   }
+  return edge;
+}
+
+}  // namespace
+
+Edge& EdgeList::add_to_many() {
+  if (!many_) many_ = new std::vector<Edge>(std::move_iterator(few_), std::move_iterator(few_ + few));
+  ++size_;
+  return many_->emplace_back();
+}
+
+TapeRef::TapeRef(const TapeRef& o) noexcept : node_(o.node_) {
+  if (node_) ++node_->refs;
+}
+
+void TapeRef::drop() noexcept {
+  if (--node_->refs == 0) destroy(node_);
+}
+
+Edge history(const Tensor& t) {
+  Edge edge;
+  trace_back(t, edge);
   return edge;
 }
 
@@ -160,7 +176,7 @@ void note(const Call& call, const Tensor& out) {
   node->scalars = call.scalars;
   node->scalar_mask = call.scalar_mask;
   for (const Tensor* input : call.inputs) {
-    Edge& edge = node->edges.push_back(history(*input));
+    Edge& edge = trace_back(*input, node->edges.add());
     if (needs & static_cast<int>(Needs::inputs)) save(edge, *input);
   }
   if (needs & static_cast<int>(Needs::output)) node->output = saved(out);
@@ -195,18 +211,19 @@ void note_write(const Tensor& target, const Tensor& value) {
   if (!wants_grad(value) && !wants_grad(target)) return;
   Storage& storage = *target.impl()->storage;
   TapeRef node = make_node(write_op, flat_layout(storage, target.dtype()));
-  node->region = target.impl()->layout;
-  node->region_offset = target.impl()->offset;
+  TapeExtra& write = node->more();
+  write.region = target.impl()->layout;
+  write.region_offset = target.impl()->offset;
   if (storage.history) {
-    node->base = node->layout;
-    node->edges.push_back({.node = storage.history->node, .layout = node->layout});
+    write.base = node->layout;
+    join(node->edges.add(), storage.history->node, node->layout);
   } else {
     const Tensor base = base_tensor(target);
-    node->base = base.impl()->layout;
-    node->base_offset = base.impl()->offset;
-    node->edges.push_back(history(base));
+    write.base = base.impl()->layout;
+    write.base_offset = base.impl()->offset;
+    trace_back(base, node->edges.add());
   }
-  node->edges.push_back(history(value));
+  trace_back(value, node->edges.add());
   if (!storage.history) storage.history = new WriteHistory;
   storage.history->node = std::move(node);
   storage.history->generation = generations.fetch_add(1, std::memory_order_relaxed) + 1;
@@ -282,9 +299,9 @@ Tensor CustomGradient::operator()(const Tensors& inputs, Loc loc) const {
   if (!noted) return y;
   y = bare_alias(y);
   TapeRef node = make_node(copy_op, y.impl()->layout->packed);
-  for (const Tensor& t : inputs) save(node->edges.push_back(history(t)), t);
+  for (const Tensor& t : inputs) save(trace_back(t, node->edges.add()), t);
   node->output = saved(y);
-  node->custom = backward;
+  node->more().custom = backward;
   GradState& state = state_of(y);
   state.node = std::move(node);
   if (const WriteHistory* written = y.impl()->storage->history) state.generation = written->generation;

@@ -4,6 +4,7 @@
 // Writes are made functional here: a write to a storage appends a node for the whole storage's new elements, and
 // tensors on that storage derive their history from it (by `as_strided`) when they are next used.
 #include <functional>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -18,19 +19,23 @@ class TapeRef {
  public:
   TapeRef() = default;
   explicit TapeRef(TapeNode* owned) : node_(owned) {}
-  TapeRef(const TapeRef& o);
+  TapeRef(const TapeRef& o) noexcept;
   TapeRef(TapeRef&& o) noexcept : node_(std::exchange(o.node_, nullptr)) {}
   TapeRef& operator=(TapeRef o) noexcept {
     std::swap(node_, o.node_);
     return *this;
   }
-  ~TapeRef();
+  ~TapeRef() {
+    if (node_) drop();
+  }
   TapeNode* get() const { return node_; }
   TapeNode* operator->() const { return node_; }
   explicit operator bool() const { return node_; }
   TapeNode* release() { return std::exchange(node_, nullptr); }
 
  private:
+  void drop() noexcept;
+
   TapeNode* node_ = nullptr;
 };
 
@@ -44,12 +49,12 @@ struct Target {
 
 /// One tensor input of a noted op: what its gradient flows to, and what the rule needs to see.
 struct Edge {
-  TapeRef node{};        // made by a noted op
-  int32_t result = 0;    // which of its results
-  Tensor leaf{};         // or a leaf that requires a gradient; neither: no gradient flows here
-  Tensor saved{};        // the value, without history, if the rule needs it
-  uint32_t version = 0;  // of its storage when it was saved
+  TapeRef node{};  // made by a noted op
+  Tensor leaf{};   // or a leaf that requires a gradient; neither: no gradient flows here
+  Tensor saved{};  // the value, without history, if the rule needs it
   const Layout* layout = nullptr;
+  uint32_t version = 0;  // of the saved value's storage then
+  int32_t result = 0;    // which of the node's results
 
   Target target() const {
     if (node) return {node.get(), result};
@@ -63,15 +68,7 @@ class EdgeList {
   EdgeList() = default;
   EdgeList(const EdgeList&) = delete;
   ~EdgeList() { delete many_; }
-  Edge& push_back(Edge edge) {
-    if (size_ < few) return few_[size_++] = std::move(edge);
-    if (!many_) {
-      many_ = new std::vector<Edge>;
-      for (Edge& e : few_) many_->push_back(std::move(e));
-    }
-    ++size_;
-    return many_->emplace_back(std::move(edge));
-  }
+  Edge& add() { return size_ < few ? few_[size_++] : add_to_many(); }
   Edge* begin() { return many_ ? many_->data() : few_; }
   Edge* end() { return begin() + size_; }
   const Edge* begin() const { return many_ ? many_->data() : few_; }
@@ -81,6 +78,8 @@ class EdgeList {
   const Edge& operator[](size_t i) const { return begin()[i]; }
 
  private:
+  Edge& add_to_many();
+
   static constexpr size_t few = 3;
   Edge few_[few];
   std::vector<Edge>* many_ = nullptr;
@@ -93,19 +92,9 @@ struct Saved {
   uint32_t version = 0;  // of its storage then
 };
 
-struct TapeNode {
-  uint32_t refs = 1;
-  bool freed = false;  // its saved values were given up by a walk
-  uint64_t sequence = 0;
-  const Op* op = nullptr;
-  EdgeList edges;
-  Attrs attrs;
-  Scalars scalars;
-  uint8_t scalar_mask = 0;
-  Saved output;                    // if the rule needs it
-  std::vector<Saved> results;      // of a control op: those that are saved, by number
-  const Layout* layout = nullptr;  // packed layout of the result
-  Loc loc;
+/// What only few nodes have.
+struct TapeExtra {
+  std::vector<Saved> results;  // of a control op: those that are saved, by number
   // Of a write, counted from the storage's first element: the region that was replaced, and the tensor that its first
   // edge stands for.
   const Layout* region = nullptr;
@@ -113,6 +102,27 @@ struct TapeNode {
   int64_t region_offset = 0, base_offset = 0;
   // of a function with a gradient of its own
   std::function<Tensors(const Tensors&, const Tensor&, const Tensor&)> custom;
+};
+
+struct TapeNode {
+  uint32_t refs = 1;
+  bool freed = false;  // its saved values were given up by a walk
+  uint8_t scalar_mask = 0;
+  uint64_t sequence = 0;
+  const Op* op = nullptr;
+  const Layout* layout = nullptr;  // packed layout of the result
+  TapeNode* doomed = nullptr;      // the next one to be taken down
+  Loc loc;
+  EdgeList edges;
+  Saved output;  // if the rule needs it
+  std::unique_ptr<TapeExtra> extra;
+  Attrs attrs;
+  Scalars scalars;
+
+  TapeExtra& more() {
+    if (!extra) extra = std::make_unique<TapeExtra>();
+    return *extra;
+  }
 };
 
 struct GradState {

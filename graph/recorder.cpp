@@ -35,10 +35,19 @@ Tensor snapshot_of(const Tensor& t) {
   return alias(flat, &layout, 0);
 }
 
+bool same_layout(const Layout* a, const Layout* b) {
+  return a == b || (planted(Defect::strides) && a->spec == b->spec);
+}
+
 bool same_operand(const OperandRef& a, const OperandRef& b) {
   const bool storage = a.storage == b.storage || planted(Defect::storage_partition);
-  const bool layout = a.layout == b.layout || (planted(Defect::strides) && a.layout->spec == b.layout->spec);
-  return a.ref == b.ref && storage && layout;
+  return a.ref == b.ref && storage && same_layout(a.layout, b.layout);
+}
+
+// Whether a call is a recorded op, but for its operands.
+bool same_op(const TraceOp& t, const Call& call) {
+  return t.op == call.op && t.inputs.size() == call.inputs.size() && t.scalar_mask == call.scalar_mask &&
+         t.scalar_count == call.scalars.size() && (t.attrs == call.attrs || planted(Defect::attrs_match));
 }
 
 }  // namespace
@@ -122,15 +131,33 @@ OperandRef Recorder::bind_external(const Tensor& t) {
   return {~k, externals_[static_cast<size_t>(k)].storage, impl.layout};
 }
 
-bool Recorder::matches(const TraceOp& t, const Call& call) const {
-  return t.op == call.op && t.scalar_mask == call.scalar_mask && t.scalar_count == call.scalars.size() &&
-         std::equal(t.inputs.begin(), t.inputs.end(), refs_.begin(), refs_.end(), same_operand) &&
-         (t.attrs == call.attrs || planted(Defect::attrs_match));
-}
-
 TraceOp* Recorder::find_child(const Call& call) {
   for (const auto& child : current_->children)
-    if (matches(*child, call)) return child.get();
+    if (same_op(*child, call) && std::equal(child->inputs.begin(), child->inputs.end(), refs_.begin(), same_operand))
+      return child.get();
+  return nullptr;
+}
+
+// Whether `t` is what an operand was in the recording: the result of that op, or the external bound in that place.
+// False for externals that are not bound yet.
+bool Recorder::stands_at(const OperandRef& where, const Tensor& t) const {
+  const TensorImpl& impl = *t.impl();
+  if (!same_layout(impl.layout, where.layout)) return false;
+  if (where.ref >= 0) return impl.epoch == epoch_ && impl.slot == static_cast<uint32_t>(where.ref);
+  const auto k = static_cast<size_t>(~where.ref);
+  if (impl.epoch == epoch_ || k >= externals_.size()) return false;
+  const TensorImpl& bound = *externals_[k].tensor.impl();
+  return impl.storage == bound.storage && impl.layout == bound.layout && impl.offset == bound.offset;
+}
+
+// The usual case: operands that were bound before stand where the recording has them, which needs no index.
+TraceOp* Recorder::find_known_child(const Call& call) {
+  for (const auto& child : current_->children) {
+    if (!same_op(*child, call)) continue;
+    size_t i = 0;
+    while (i < call.inputs.size() && stands_at(child->inputs[i], *call.inputs[i])) ++i;
+    if (i == call.inputs.size()) return child.get();
+  }
   return nullptr;
 }
 
@@ -172,10 +199,13 @@ Tensor Recorder::record(const Call& call) {
   }
   if (snapshots_ && reads_changed(call)) flush("elements changed through a raw pointer");
   if (current_->depth >= trie_.options.max_pending && call.op->kind != Kind::result) flush("the limit of pending ops");
-  refs_.clear();
-  for (const Tensor* t : call.inputs) refs_.push_back(ref_of(*t));
+  TraceOp* child = state_ == State::matching ? find_known_child(call) : nullptr;
+  if (!child) {
+    refs_.clear();
+    for (const Tensor* t : call.inputs) refs_.push_back(ref_of(*t));
+  }
   if (state_ == State::matching) {
-    if (TraceOp* child = find_child(call)) {
+    if (child || (child = find_child(call))) {
       ++trie_.stats.matched;
       return defer(call, *child);
     }
@@ -187,7 +217,7 @@ Tensor Recorder::record(const Call& call) {
 
 Tensor Recorder::defer(const Call& call, TraceOp& t) {
   pending_.push_back(&t);
-  scalars_.insert(scalars_.end(), call.scalars.bits().begin(), call.scalars.bits().end());
+  for (const uint64_t bits : call.scalars.bits()) scalars_.push_back(bits);
   current_ = &t;
   if (t.slot < 0) {
     ++call.inputs[0]->impl()->storage->version;
@@ -202,7 +232,7 @@ Tensor Recorder::defer(const Call& call, TraceOp& t) {
     y = allocate_pending(t.out);
     Storage* s = y.impl()->storage;
     s->recorder = this;
-    retain(s);
+    s->refs.store(2, std::memory_order_relaxed);  // the second is the recorder's
     roots_.push_back(s);
   }
   ++slots_;

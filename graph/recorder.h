@@ -107,7 +107,8 @@ class Recorder {
   OperandRef ref_of(const Tensor& t);
   OperandRef bind_external(const Tensor& t);
   TraceOp* find_child(const Call& call);
-  bool matches(const TraceOp& t, const Call& call) const;
+  TraceOp* find_known_child(const Call& call);
+  bool stands_at(const OperandRef& where, const Tensor& t) const;
   Tensor defer(const Call& call, TraceOp& t);
   Tensor note_abstract(const Call& call);
   std::vector<int32_t> run_abstract(const std::vector<const Layout*>& inputs, const BodyFunction& body);

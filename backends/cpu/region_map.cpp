@@ -48,8 +48,8 @@ class MapKernel final : public RegionKernel {
   void run_member(const Member& m, const RegionCall& call, int64_t grain) const {
     const int64_t rows = m.outer * m.nest.rows;
     if (rows * m.nest.columns <= grain) {
-      if (rows && m.nest.columns) run_part(m, call, 0, rows, 0, m.nest.columns);
-      return;
+      if (!rows || !m.nest.columns) return;
+      return m.outer == 1 ? run_whole(m, call) : run_part(m, call, 0, rows, 0, m.nest.columns);
     }
     if (rows == 1) {
       // Whole cache lines for each thread.
@@ -59,6 +59,21 @@ class MapKernel final : public RegionKernel {
     }
     parallel_for(rows, std::max<int64_t>(1, grain / m.nest.columns),
                  [&](int64_t b, int64_t e) { run_part(m, call, b, e, 0, m.nest.columns); });
+  }
+
+  // A nest without outer loops, at once.
+  void run_whole(const Member& m, const RegionCall& call) const {
+    KernelArgs args;
+    args.scalars = call.scalars;
+    args.context = stage_.compiled->context;
+    args.rows = m.nest.rows;
+    args.columns = m.nest.columns;
+    args.index_row = static_cast<uint32_t>(m.nest.columns);
+    for (size_t k = 0; k < m.cursors.size(); ++k) {
+      args.pointers[k] = call.pointers[m.operands[k]];
+      args.row_strides[k] = m.cursors[k].row();
+    }
+    stage_.compiled->run(&args);
   }
 
   void run_part(const Member& m, const RegionCall& call, int64_t row, int64_t last_row, int64_t column,
