@@ -118,6 +118,7 @@ class GemmKernel final : public RegionKernel {
 
  private:
   std::byte* pointer(const RegionCall& call, size_t operand, int64_t batch) const {
+    if (!batch) return call.pointers[operand];
     int64_t offset = 0;
     for (int i = batch_.rank() - 1; i >= 0; --i) {
       offset += batch % batch_[i] * steps_[operand].outer[i];
@@ -149,7 +150,7 @@ class GemmKernel final : public RegionKernel {
     Storage* storage = call.storages[1];
     const PackedB<T>* packed = nullptr;
     if constexpr (std::is_floating_point_v<T>) {
-      if (storage && !storage->exposed && !disabled("pack") && shape_.k * shape_.n >= min_packed_elements)
+      if (storage && shape_.k * shape_.n >= min_packed_elements && !storage->exposed && !disabled("pack"))
         packed = packed_weight<T>(*storage, right, shape_);
       if (after_ && in_parts<T>()) return run_in_parts(call, a, b, packed, c, after);
     }
