@@ -23,6 +23,17 @@ bool distinct_axes(const PermuteAttrs& p, int rank) {
 
 bool within(int64_t axis, const Layout& l) { return axis >= 0 && axis < l.rank(); }
 
+// A start that is known only at run time counts as 0.
+bool section_fits(const Node& n, const Layout& in) {
+  Scalars start;
+  for (const ScalarSource& s : n.scalars) start.add_bits(s.parameter < 0 ? s.bits : 0);
+  const Section s = n.op->section(n.attrs, start);
+  if (!within(s.axis, in) || s.start < 0 || s.length < 0 || s.step < 1) return false;
+  const int64_t extent = in.shape()[static_cast<int>(s.axis)];
+  if (!s.length) return s.start <= extent;
+  return s.start < extent && s.length - 1 <= (extent - 1 - s.start) / s.step;
+}
+
 // Whether the attrs, so far as one member tells, fit the first input.
 bool fits(const Field& f, const Node& n, const Layouts& in) {
   const std::string_view name = f.name;
@@ -32,18 +43,10 @@ bool fits(const Field& f, const Node& n, const Layouts& in) {
   }
   if (in.empty()) return true;
   if (n.op == &permute_op) return distinct_axes(n.attrs.as<PermuteAttrs>(), in[0]->rank());
-  if (n.op == &slice_op) {
-    const auto& s = n.attrs.as<SliceAttrs>();
-    return within(s.axis, *in[0]) && s.length >= 0 && s.step > 0;
-  }
+  if (n.op->section) return section_fits(n, *in[0]);
   if (name == "segment") {
     const int64_t segment = n.attrs.as<SegmentAttrs>().segment;
     return segment > 0 && in[0]->rank() && in[0]->shape().back() % segment == 0;
-  }
-  if (n.op == &part_op) {
-    const auto& p = n.attrs.as<PartAttrs>();
-    return within(p.axis, *in[0]) && p.start >= 0 && p.length >= 0 &&
-           p.start <= in[0]->shape()[static_cast<int>(p.axis)] - p.length;
   }
   if (name == "axes") return n.attrs.as<ReduceAttrs>().axes >> in[0]->rank() == 0;
   if (name != "axis") return true;

@@ -178,6 +178,12 @@ using ViewOffset = int64_t (*)(const ShapeCall&);
 using Body = Tensor (*)(std::span<const Tensor> inputs, const Attrs&, const Scalars&);
 using Kernel = void (*)(const KernelCall&);
 
+/// Elements start, start + step, ... of one axis: what a view keeps of its input.
+struct Section {
+  int64_t axis, start, length, step;
+};
+using SectionRule = Section (*)(const Attrs&, const Scalars&);
+
 /// Filled by the engine when an op first runs somewhere; part of the entry so that finding a kernel is one look-up.
 struct Slots {
   std::atomic<Kernel> kernels[2][dtype_count]{};     // [device kind][dtype]
@@ -192,7 +198,8 @@ struct Op {
   Meaning meaning = nullptr;
   Combine combine = Combine::sum;
   Body body = nullptr;
-  ViewOffset view_offset = nullptr;
+  ViewOffset view_offset = nullptr;  // in elements; a view's scalar, if it has one, counts in one stride
+  SectionRule section = nullptr;     // of views that keep part of one axis
   Gradient gradient{};
   std::span<const Field> fields{};
   Samples samples{};

@@ -8,7 +8,6 @@
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
 #include "reprise/core/ops.h"
-#include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/eager/grad.h"
 #include "reprise/eager/tape.h"
@@ -281,12 +280,9 @@ class Walk {
     std::vector<bool> want;
     for (const Edge& e : node->edges) want.push_back(wanted(e));
     if (std::find(want.begin(), want.end(), true) == want.end()) return;
-    if (node->op == &part_op || (node->op == &slice_op && node->attrs.as<SliceAttrs>().step == 1)) {
-      const bool part = node->op == &part_op;
-      const int64_t axis = part ? node->attrs.as<PartAttrs>().axis : node->attrs.as<SliceAttrs>().axis;
-      const int64_t start = part ? node->attrs.as<PartAttrs>().start : node->scalars.get<int64_t>(0);
-      return sum_of(node->edges[0]).add_slice(node->edges[0].layout->spec, static_cast<int>(axis), start, dy[0]);
-    }
+    if (node->op->section)
+      if (const Section s = node->op->section(node->attrs, node->scalars); s.step == 1)
+        return sum_of(node->edges[0]).add_slice(node->edges[0].layout->spec, static_cast<int>(s.axis), s.start, dy[0]);
     const Tensors dx = gradients(node, dy, want);
     size_t operand = 0;
     for (size_t i = 0; i < node->edges.size(); ++i, ++operand) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 
 namespace rp {
@@ -12,18 +11,17 @@ Place place_of(const Graph& g, int32_t node) {
   while (true) {
     const Node& n = g[place.base];
     if (n.op->kind != Kind::view && n.op->kind != Kind::write) return place;
-    if (n.op == &part_op) {
+    if (n.op->view_offset) {
       const Layout* in = g[n.inputs[0]].layout;
-      place.offset += n.op->view_offset({*n.op, {&in, 1}, n.attrs, {}, 0});
-    } else if (n.op->view_offset) {
-      // Every other view with an offset has one scalar, in elements along one axis of its input.
-      const int64_t stride =
-          n.op == &slice_op ? g[n.inputs[0]].layout->strides[static_cast<int>(n.attrs.as<SliceAttrs>().axis)] : 1;
-      const ScalarSource& s = n.scalars[0];
-      if (s.parameter < 0)
-        place.offset += static_cast<int64_t>(s.bits) * stride;
+      Scalars one;  // a scalar's offset is proportional to it
+      if (!n.scalars.empty()) one.add(int64_t{1});
+      const int64_t offset = n.op->view_offset({*n.op, {&in, 1}, n.attrs, one, 0});
+      if (n.scalars.empty())
+        place.offset += offset;
+      else if (const ScalarSource& s = n.scalars[0]; s.parameter < 0)
+        place.offset += static_cast<int64_t>(s.bits) * offset;
       else
-        place.terms.push_back({s.parameter, stride});
+        place.terms.push_back({s.parameter, offset});
     }
     if (n.op == &after_op && place.version < 0) place.version = n.inputs[1];
     place.base = n.inputs[0];

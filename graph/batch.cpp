@@ -263,19 +263,20 @@ class Batcher {
   std::vector<int32_t> map_;
 };
 
-// Where rows that stand behind each other in one node begin, if the parts are views of such.
+// Where rows that stand behind each other in one node begin, if the parts are views of such. Nothing may write to that
+// node later: the parts that are there are read where they stand, a concatenation of them perhaps after the write.
 bool consecutive(const Graph& g, const std::vector<int32_t>& parts, int64_t& start) {
   int64_t next = 0;
   for (size_t k = 0; k < parts.size(); ++k) {
     const Node& n = g[parts[k]];
-    if (n.op != &slice_op || n.scalars[0].parameter >= 0 || n.inputs[0] != g[parts[0]].inputs[0]) return false;
-    const auto& s = n.attrs.as<SliceAttrs>();
-    const auto from = static_cast<int64_t>(n.scalars[0].bits);
-    if (s.axis || s.step != 1 || (k && from != next)) return false;
-    if (!k) start = from;
-    next = from + s.length;
+    if (n.op != &part_op || n.inputs[0] != g[parts[0]].inputs[0]) return false;
+    const auto& p = n.attrs.as<PartAttrs>();
+    if (p.axis || (k && p.start != next)) return false;
+    if (!k) start = p.start;
+    next = p.start + p.length;
   }
-  return true;
+  const Node &whole = g[g[parts[0]].inputs[0]], &base = g[base_of(g, parts[0])];
+  return whole.layout == whole.layout->packed && base.op->kind != Kind::input && !base.own;
 }
 
 }  // namespace
@@ -283,14 +284,11 @@ bool consecutive(const Graph& g, const std::vector<int32_t>& parts, int64_t& sta
 int32_t rows_of(GraphBuilder& builder, int32_t node, int64_t start, int64_t length, const Loc& loc) {
   const Layout* in = builder.graph()[node].layout;
   if (!start && length == in->shape()[0]) return node;
-  const SliceAttrs attrs{length, 1, 0};
-  Scalars from;
-  from.add(start);
-  return builder.add({.op = &slice_op,
+  const PartAttrs attrs{start, length, 0};
+  return builder.add({.op = &part_op,
                       .inputs = {node},
                       .attrs = attrs,
-                      .scalars = {{-1, from.data()[0]}},
-                      .layout = slice_op.shape({slice_op, {&in, 1}, attrs, from, 0}),
+                      .layout = part_op.shape({part_op, {&in, 1}, attrs, {}, 0}),
                       .loc = loc});
 }
 

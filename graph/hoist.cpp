@@ -245,10 +245,9 @@ int32_t Hoister::part_of_merged(GraphBuilder& b, int32_t i, const std::vector<in
                      .loc = n.loc});
     spec.shape[1] = n.layout->shape()[1];
   }
-  return b.add({.op = &slice_op,
+  return b.add({.op = &part_op,
                 .inputs = {product},
-                .attrs = SliceAttrs{spec.shape[1], 1, 1},
-                .scalars = {ScalarSource{-1, static_cast<uint64_t>(m.column)}},
+                .attrs = PartAttrs{m.column, spec.shape[1], 1},
                 .layout = intern(spec, {all, 1}),
                 .loc = n.loc});
 }

@@ -57,18 +57,52 @@ const Layout* expand_shape(const ShapeCall& c) {
   return intern(spec, strides);
 }
 
-const Layout* slice_shape(const ShapeCall& c) {
-  const auto& s = c.attrs.as<SliceAttrs>();
+Section slice_section(const Attrs& attrs, const Scalars& scalars) {
+  const auto& s = attrs.as<SliceAttrs>();
+  return {s.axis, scalars.get<int64_t>(0), s.length, s.step};
+}
+
+Section part_section(const Attrs& attrs, const Scalars&) {
+  const auto& p = attrs.as<PartAttrs>();
+  return {p.axis, p.start, p.length, 1};
+}
+
+template <SectionRule rule>
+const Layout* section_shape(const ShapeCall& c) {
+  const Section s = rule(c.attrs, c.scalars);
+  const auto axis = static_cast<int>(s.axis);
   Spec spec = c.inputs[0]->spec;
   Strides strides = c.inputs[0]->strides;
-  spec.shape[static_cast<int>(s.axis)] = s.length;
-  strides[static_cast<int>(s.axis)] *= s.step;
+  spec.shape[axis] = s.length;
+  strides[axis] *= s.step;
   return intern(spec, strides);
 }
 
-int64_t slice_offset(const ShapeCall& c) {
-  const auto& s = c.attrs.as<SliceAttrs>();
-  return c.scalars.get<int64_t>(0) * c.inputs[0]->strides[static_cast<int>(s.axis)];
+template <SectionRule rule>
+int64_t section_offset(const ShapeCall& c) {
+  const Section s = rule(c.attrs, c.scalars);
+  return s.start * c.inputs[0]->strides[static_cast<int>(s.axis)];
+}
+
+template <SectionRule rule>
+Tensors section_gradient(const GradCall& c) {
+  const Section s = rule(c.attrs(), c.scalars());
+  const Spec& in = c.input_spec(0);
+  const Tensor dx = zeros(in.shape, in.dtype);
+  const int64_t stop = s.length ? s.start + (s.length - 1) * s.step + 1 : s.start;
+  dx.slice(static_cast<int>(s.axis), s.start, stop, s.step).copy_(c.dy());
+  return {dx};
+}
+
+template <SectionRule rule>
+constexpr Op section(std::string_view name, std::span<const Field> fields) {
+  return {.name = name,
+          .kind = Kind::view,
+          .shape = section_shape<rule>,
+          .view_offset = section_offset<rule>,
+          .section = rule,
+          .gradient = {section_gradient<rule>},
+          .fields = fields};
 }
 
 Tensors permute_gradient(const GradCall& c) {
@@ -87,36 +121,6 @@ Tensors expand_gradient(const GradCall& c) {
   for (int i = 0; i < to.rank(); ++i)
     if (i < shift || from[i - shift] != to[i]) axes.push_back(i);
   return {axes.rank() ? sum(c.dy(), axes).reshape(from) : c.dy().reshape(from)};
-}
-
-Tensors slice_gradient(const GradCall& c) {
-  const auto& s = c.attrs().as<SliceAttrs>();
-  const Spec& in = c.input_spec(0);
-  Tensor dx = zeros(in.shape, in.dtype);
-  const int64_t start = c.scalars().get<int64_t>(0);
-  const int axis = static_cast<int>(s.axis);
-  dx.slice(axis, start, s.length ? start + (s.length - 1) * s.step + 1 : start, s.step).copy_(c.dy());
-  return {dx};
-}
-
-const Layout* part_shape(const ShapeCall& c) {
-  const auto& p = c.attrs.as<PartAttrs>();
-  Spec spec = c.inputs[0]->spec;
-  spec.shape[static_cast<int>(p.axis)] = p.length;
-  return intern(spec, c.inputs[0]->strides);
-}
-
-int64_t part_offset(const ShapeCall& c) {
-  const auto& p = c.attrs.as<PartAttrs>();
-  return p.start * c.inputs[0]->strides[static_cast<int>(p.axis)];
-}
-
-Tensors part_gradient(const GradCall& c) {
-  const auto& p = c.attrs().as<PartAttrs>();
-  const Spec& in = c.input_spec(0);
-  const Tensor dx = zeros(in.shape, in.dtype);
-  dx.slice(static_cast<int>(p.axis), p.start, p.start + p.length).copy_(c.dy());
-  return {dx};
 }
 
 Tensors as_strided_gradient(const GradCall& c) {
@@ -146,19 +150,8 @@ constinit const Op expand_op{.name = "expand",
                              .shape = expand_shape,
                              .gradient = {expand_gradient},
                              .fields = SpecAttrs::fields};
-constinit const Op slice_op{.name = "slice",
-                            .kind = Kind::view,
-                            .shape = slice_shape,
-                            .view_offset = slice_offset,
-                            .gradient = {slice_gradient},
-                            .fields = SliceAttrs::fields};
-
-constinit const Op part_op{.name = "part",
-                           .kind = Kind::view,
-                           .shape = part_shape,
-                           .view_offset = part_offset,
-                           .gradient = {part_gradient},
-                           .fields = PartAttrs::fields};
+constinit const Op slice_op = section<slice_section>("slice", SliceAttrs::fields);
+constinit const Op part_op = section<part_section>("part", PartAttrs::fields);
 constinit const Op detach_op{
     .name = "detach", .kind = Kind::view, .shape = [](const ShapeCall& c) { return c.inputs[0]; }};
 
