@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "reprise/core/expr.h"
 #include "reprise/core/fail.h"
+#include "reprise/core/map.h"
 #include "reprise/core/switches.h"
 
 namespace rp {
@@ -57,7 +57,7 @@ bool finite_numbers(const Call& call, Type out) {
   int scalar = 0;
   for (int k = 0; k < op.operands; ++k) {
     if (!(call.scalar_mask >> k & 1)) continue;
-    if (!finite(call.scalars.data()[scalar++], op.scalar_type ? op.scalar_type(k, out) : common)) return false;
+    if (!finite(call.scalars.data()[scalar++], scalar_type(op, k, common, out))) return false;
   }
   return true;
 }

@@ -7,6 +7,7 @@
 
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
+#include "reprise/core/map.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
@@ -36,24 +37,10 @@ bool direct(const Call& call, const Layout* out) {
 }
 
 [[gnu::noinline]] const Compiled* compile_map(const Call& call, const Layout* out) {
-  const Op& op = *call.op;
-  ProgramBuilder b;
-  std::vector<Value> operands;
-  size_t tensor = 0;
-  int scalar = 0;
-  const Type out_type = type_of(out->dtype());
-  for (int k = 0; k < op.operands; ++k) {
-    if (!(call.scalar_mask >> k & 1)) {
-      operands.push_back(b.load(b.operand(call.inputs[tensor++]->dtype(), Access::contiguous)));
-      continue;
-    }
-    const Type type = op.scalar_type ? op.scalar_type(k, out_type)
-                                     : type_of(call.inputs.empty() ? out->dtype() : call.inputs.back()->dtype());
-    operands.push_back(type == Type::mask ? b.convert(b.scalar(scalar++, Type::i32), type) : b.scalar(scalar++, type));
-  }
-  const Value result = op.meaning(operands, call.attrs, out_type);
-  b.store(result, b.operand(out->dtype(), Access::contiguous, true));
-  return engine.backend(out->spec.device).compile(b.program());
+  std::vector<const Layout*> inputs;
+  for (const Tensor* t : call.inputs) inputs.push_back(&t->layout());
+  const ShapeCall map{*call.op, inputs, call.attrs, call.scalars, call.scalar_mask};
+  return engine.backend(out->spec.device).compile(map_program(map, out->dtype()));
 }
 
 void run_map(const Call& call, const Tensor& out) {

@@ -4,6 +4,7 @@
 #include <bit>
 #include <map>
 
+#include "reprise/core/map.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
@@ -180,12 +181,8 @@ class Lowering {
 
   Value scalar_value(Work& w, const Node& n, int k, size_t scalar) {
     const Type out = type_of(n.layout->dtype());
-    Type type = n.op->scalar_type  ? n.op->scalar_type(k, out)
-                : n.inputs.empty() ? out
-                                   : type_of(node(n.inputs.back()).layout->dtype());
-    const int slot = scalar_slot(n.scalars[scalar]);
-    if (type != Type::mask) return w.builder.scalar(slot, type);
-    return w.builder.convert(w.builder.scalar(slot, Type::i32), Type::mask);
+    const Type common = n.inputs.empty() ? out : type_of(node(n.inputs.back()).layout->dtype());
+    return scalar_operand(w.builder, scalar_slot(n.scalars[scalar]), scalar_type(*n.op, k, common, out));
   }
 
   int scalar_slot(const ScalarSource& s) {

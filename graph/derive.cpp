@@ -4,6 +4,7 @@
 #include <map>
 #include <tuple>
 
+#include "reprise/core/map.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/graph/joint.h"
@@ -92,25 +93,12 @@ class Deriver {
     return it == joint_.value.end() ? -1 : static_cast<int32_t>(it - joint_.value.begin());
   }
 
+  // Of a pointwise op, beside its loads and its store.
   static int instructions(const Graph& g, const Node& n) {
-    ProgramBuilder b;
-    std::vector<Value> operands;
-    size_t tensor = 0;
-    int scalar = 0;
-    const Type out = type_of(n.layout->dtype());
-    for (int k = 0; k < n.op->operands; ++k) {
-      if (!(n.scalar_mask >> k & 1)) {
-        operands.push_back(b.load(b.operand(g[n.inputs[tensor++]].layout->dtype(), Access::contiguous)));
-        continue;
-      }
-      const Type type = n.op->scalar_type  ? n.op->scalar_type(k, out)
-                        : n.inputs.empty() ? out
-                                           : type_of(g[n.inputs.back()].layout->dtype());
-      operands.push_back(type == Type::mask ? b.convert(b.scalar(scalar++, Type::i32), type)
-                                            : b.scalar(scalar++, type));
-    }
-    n.op->meaning(operands, n.attrs, out);
-    return static_cast<int>(b.program().insts.size() - operands.size());
+    std::vector<const Layout*> inputs;
+    for (int32_t in : n.inputs) inputs.push_back(g[in].layout);
+    const Program program = map_program({*n.op, inputs, n.attrs, {}, n.scalar_mask}, n.layout->dtype());
+    return static_cast<int>(program.insts.size()) - n.op->operands - 1;
   }
 
   // Whether computing a value again is worth considering.
