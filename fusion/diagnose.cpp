@@ -12,22 +12,6 @@
 #include "reprise/graph/private_inputs.h"
 
 namespace rp {
-namespace {
-
-// Every computing node's value, as it was first made, by running the graph op by op.
-std::vector<Tensor> reference_values(const Graph& g, const PrivateInputs& inputs, const uint64_t* parameters) {
-  Tensors values;
-  Interpreter run(g, inputs.tensors(), {parameters, static_cast<size_t>(g.parameters)});
-  for (const Node& n : g.nodes) {
-    run.step();
-    const bool computes = n.op->kind != Kind::view && n.op->kind != Kind::input && n.op->kind != Kind::control;
-    const int32_t made = n.op->kind == Kind::write ? n.inputs[1] : run.next() - 1;
-    values.push_back(computes ? run.value(made).clone() : Tensor());
-  }
-  return values;
-}
-
-}  // namespace
 
 std::byte* Plan::address_of(const Place& place, const Frame& frame, std::byte* arena) const {
   const auto element = static_cast<int64_t>(size_of(place.layout->dtype()));
@@ -64,7 +48,8 @@ bool differs(const Tensor& expected, const std::byte* data, const Layout* layout
 std::optional<Difference> Plan::first_difference(const Frame& frame) const {
   const Unarmed unarmed;
   const PrivateInputs for_reference(graph_, frame), inputs(graph_, frame), untouched(graph_, frame);
-  const std::vector<Tensor> expected = reference_values(graph_, for_reference, frame.scalars);
+  const std::vector<Tensor> expected =
+      values_of(graph_, for_reference.tensors(), {frame.scalars, static_cast<size_t>(graph_.parameters)});
   std::vector<std::byte> memory(arena_ + 64);
   auto* arena = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
   const Frame mine{inputs.inputs(), inputs.storages(), frame.outputs, frame.scalars};

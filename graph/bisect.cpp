@@ -12,20 +12,9 @@
 namespace rp {
 namespace {
 
-// The elements of every node that has some, packed, as they are when it has run. Copies, because later writes may
-// change them.
 Tensors values_of(const Graph& g, const Frame& frame) {
   const PrivateInputs inputs(g, frame);
-  Interpreter run(g, inputs.tensors(), {frame.scalars, static_cast<size_t>(g.parameters)});
-  Tensors values;
-  while (!run.done()) {
-    const int32_t i = run.next();
-    run.step();
-    const Kind kind = g[i].op->kind;
-    const int32_t value = kind == Kind::write ? g[i].inputs[1] : i;
-    values.push_back(kind == Kind::control ? Tensor() : run.value(value).clone());
-  }
-  return values;
+  return values_of(g, inputs.tensors(), {frame.scalars, static_cast<size_t>(g.parameters)});
 }
 
 bool same_elements(const Tensor& a, const Tensor& b) {

@@ -30,4 +30,16 @@ void Interpreter::step() {
   values_.push_back(writes ? engine.run(call, n.layout) : run_now(call));
 }
 
+Tensors values_of(const Graph& graph, Tensors inputs, std::span<const uint64_t> parameters) {
+  Tensors values;
+  Interpreter run(graph, std::move(inputs), parameters);
+  for (int32_t i = 0; i < graph.size(); ++i) {
+    run.step();
+    const Kind kind = graph[i].op->kind;
+    const int32_t made = kind == Kind::write ? graph[i].inputs[1] : i;
+    values.push_back(kind == Kind::control ? Tensor() : run.value(made).clone());
+  }
+  return values;
+}
+
 }  // namespace rp

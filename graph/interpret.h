@@ -33,4 +33,8 @@ class Interpreter {
   size_t input_ = 0;
 };
 
+/// Runs a graph op by op. The elements of every node that has some, packed, as they were when it had run: copies,
+/// because later writes may change them.
+Tensors values_of(const Graph& graph, Tensors inputs, std::span<const uint64_t> parameters);
+
 }  // namespace rp
