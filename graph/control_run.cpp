@@ -30,6 +30,16 @@ Tensor packed_copy(const Tensor& t) {
   return y;
 }
 
+// Every result has elements of its own: copies of those that share them with one before; of all, if they are the
+// caller's.
+void set_apart(Tensors& results, bool all) {
+  for (size_t i = 0; i < results.size(); ++i) {
+    bool shared = all;
+    for (size_t j = 0; j < i; ++j) shared |= results[j].shares_storage(results[i]);
+    if (shared) results[i] = packed_copy(results[i]);
+  }
+}
+
 Tensors run_graph(const Graph& graph, Tensors inputs, std::span<const uint64_t> scalars) {
   Interpreter run(graph, std::move(inputs), scalars);
   run.run();
@@ -63,12 +73,7 @@ Tensors run_scan(const Call& call, const BodyWatch& watch) {
         std::memcpy(step_of(stacks[k], t).bytes(), y.bytes(), y.layout().bytes());
     state.assign(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(carries));
   }
-  // Every result has elements of its own.
-  for (size_t i = 0; i < carries; ++i) {
-    bool shared = a.length == 0;
-    for (size_t j = 0; j < i; ++j) shared |= state[j].shares_storage(state[i]);
-    if (shared) state[i] = packed_copy(state[i]);
-  }
+  set_apart(state, a.length == 0);
   state.insert(state.end(), stacks.begin(), stacks.end());
   return state;
 }
@@ -89,9 +94,7 @@ Tensors run_cond(const Call& call, const BodyWatch& watch) {
   const std::span<const uint64_t> numbers = yes ? all.first(first) : all.subspan(first);
   if (watch) watch(yes ? 0 : 1, inputs, numbers, 0);
   Tensors out = run_graph(yes ? *a.body : *a.other, std::move(inputs), numbers);
-  for (size_t i = 1; i < out.size(); ++i)
-    for (size_t j = 0; j < i; ++j)
-      if (out[j].shares_storage(out[i])) out[i] = packed_copy(out[i]);
+  set_apart(out, false);
   return out;
 }
 
@@ -117,11 +120,7 @@ Tensors run_while(const Call& call, const BodyWatch& watch) {
     if (watch) watch(1, in, body_scalars.at(t), t);
     state = run_graph(*a.body, in, body_scalars.at(t));
   }
-  for (size_t i = 0; i < carries; ++i) {
-    bool shared = t == 0;
-    for (size_t j = 0; j < i; ++j) shared |= state[j].shares_storage(state[i]);
-    if (shared) state[i] = packed_copy(state[i]);
-  }
+  set_apart(state, t == 0);
   return state;
 }
 
