@@ -66,4 +66,16 @@ void LossLog::add(const rp::Tensor& loss) {
   if (file_) std::fprintf(file_, "%08x\n", std::bit_cast<uint32_t>(loss.item<float>()));
 }
 
+std::string write(std::string text, int count, const std::function<rp::Tensor(const rp::Tensor&)>& read) {
+  rp::NoGrad no_grad;
+  for (size_t i = 0; count > 0; ++i) {
+    const rp::Tensor logits = read(rp::tensor({static_cast<int32_t>(static_cast<unsigned char>(text[i]))}));
+    if (i + 1 < text.size()) continue;
+    const rp::Tensor gumbel = -rp::log(-rp::log(rp::uniform(logits.shape(), 1e-6, 1)));
+    text += static_cast<char>(rp::argmax(logits + gumbel).item<int64_t>());
+    --count;
+  }
+  return text;
+}
+
 }  // namespace samples

@@ -41,4 +41,8 @@ class LossLog {
   std::FILE* file_ = nullptr;
 };
 
+/// Continues a text by `count` characters, each drawn from the distribution that `read` predicts. It is given one
+/// character after the other, i32 [1], and returns the logits of the next, [1, characters].
+std::string write(std::string text, int count, const std::function<rp::Tensor(const rp::Tensor&)>& read);
+
 }  // namespace samples

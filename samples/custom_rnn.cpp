@@ -12,18 +12,13 @@ namespace {
 
 constexpr int64_t characters = 256, steps_in_time = 32;
 
-/// Draws each character from the distribution that the network predicts for it.
-std::string write(const samples::CharRnn& net, std::string text, int count) {
-  rp::NoGrad no_grad;
+/// Continues a text as the network predicts it.
+std::string write(const samples::CharRnn& net, const std::string& text, int count) {
   Tensor h = rp::zeros({1, net.units});
-  for (size_t i = 0; count > 0; ++i) {
-    h = net.cell(net.embed(rp::tensor({static_cast<int32_t>(static_cast<unsigned char>(text[i]))})), h);
-    if (i + 1 < text.size()) continue;
-    Tensor gumbel = -rp::log(-rp::log(rp::uniform({1, characters}, 1e-6, 1)));
-    text += static_cast<char>(rp::argmax(net.head(h) + gumbel).item<int64_t>());
-    --count;
-  }
-  return text;
+  return samples::write(text, count, [&](const Tensor& character) {
+    h = net.cell(net.embed(character), h);
+    return net.head(h);
+  });
 }
 
 void train(const samples::Options& options) {

@@ -12,19 +12,13 @@ namespace {
 
 constexpr int64_t characters = 256, steps_in_time = 48;
 
-/// Draws each character from the distribution that the network predicts for it, the likelier ones more often.
-std::string write(const samples::TextModel& net, std::string text, int count) {
-  rp::NoGrad no_grad;
+/// Continues a text as the network predicts it, taking the likelier characters more often.
+std::string write(const samples::TextModel& net, const std::string& text, int count) {
   auto state = net.cell.initial_state(1);
-  for (size_t i = 0; count > 0; ++i) {
-    state = net.cell(net.embed(rp::tensor({static_cast<int32_t>(static_cast<unsigned char>(text[i]))})), state);
-    if (i + 1 < text.size()) continue;
-    const Tensor gumbel = -rp::log(-rp::log(rp::uniform({1, characters}, 1e-6, 1)));
-    const Tensor logits = net.head(rp::concat({state.fast, state.slow}, 1));
-    text += static_cast<char>(rp::argmax(logits * 1.5 + gumbel).item<int64_t>());
-    --count;
-  }
-  return text;
+  return samples::write(text, count, [&](const Tensor& character) {
+    state = net.cell(net.embed(character), state);
+    return net.head(rp::concat({state.fast, state.slow}, 1)) * 1.5;
+  });
 }
 
 void train(const samples::Options& options) {
