@@ -35,14 +35,22 @@ Json cost_json(const T& t) {
           {"runs", t.runs}};
 }
 
-Json plan_json(const PlanFacts& plan) {
+// All but the lists of what a plan consists of.
+Json plan_summary(const PlanFacts& plan) {
   Json j{{"total", cost_json(totals(plan))}, {"arena_bytes", plan.arena_bytes}, {"live_bytes", plan.live_bytes}};
-  if (!plan.role.empty()) j["role"] = plan.role;
-  if (!plan.role.empty()) j["times"] = plan.times;
+  if (!plan.role.empty()) {
+    j["role"] = plan.role;
+    j["times"] = plan.times;
+  }
   j["notes"] = plan.notes;
   j["inputs"] = plan.inputs;
   j["outputs"] = plan.outputs;
   j["writes"] = plan.writes;
+  return j;
+}
+
+Json plan_json(const PlanFacts& plan) {
+  Json j = plan_summary(plan);
   j["nodes"] = Json::array();
   for (const NodeFacts& n : plan.nodes)
     j["nodes"].push_back({{"op", n.op},
@@ -118,13 +126,7 @@ class Texts {
 
 // Rows instead of objects: [op, line, layout, attrs, kernel, inputs...] for a node.
 Json page_plan(const PlanFacts& plan, Texts& texts, bool with_nodes) {
-  Json j{{"total", cost_json(totals(plan))}, {"arena", plan.arena_bytes}, {"live", plan.live_bytes}};
-  if (!plan.role.empty()) j["role"] = plan.role;
-  if (!plan.role.empty()) j["times"] = plan.times;
-  j["notes"] = plan.notes;
-  j["inputs"] = plan.inputs;
-  j["outputs"] = plan.outputs;
-  j["writes"] = plan.writes;
+  Json j = plan_summary(plan);
   j["nodes"] = Json::array();
   if (with_nodes)
     for (const NodeFacts& n : plan.nodes) {

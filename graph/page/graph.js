@@ -39,7 +39,7 @@ function readPlan(p, label) {
     for (const n of [r.producer, r.consumer]) kernels[nodes[n].kernel].refusals.push(r);
   const buffers = p.buffers.map((b) => ({ node: b[0], bytes: b[1], offset: b[2], first: b[3], last: b[4] }));
   return { label, nodes, kernels, buffers, inputs: new Set(p.inputs), outputs: new Set(p.outputs),
-    writes: new Set(p.writes), notes: p.notes, total: p.total, arena: p.arena, live: p.live };
+    writes: new Set(p.writes), notes: p.notes, total: p.total, arena: p.arena_bytes, live: p.live_bytes };
 }
 
 const plans = [];
