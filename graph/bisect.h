@@ -19,8 +19,8 @@ struct Trial {
   const Executable* code;        // as it was found
   size_t wrong;                  // which of its outputs, or behind those writes, was first
   std::function<Graph()> graph;  // makes the graph, by the rewrites that are not switched off
-  std::function<int(const Executable&)>
-      differs;  // the first wrong output, or behind those write, or -1: // runs it and compares
+  /// Runs the plan and compares: the first wrong output, or behind those the first wrong write; -1 if all are right.
+  std::function<int(const Executable&)> differs;
   std::function<void(const std::function<void(const Frame&)>&)> with_frame;  // the state it begins with
 };
 
