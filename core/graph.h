@@ -73,6 +73,9 @@ Graph parse_graph(std::string_view text);
 /// Checks what shape rules and printing rely on: numbers of operands, attrs and scalars of every node. For text from
 /// outside.
 void check_nodes(const Graph& graph);
+/// Checks what those that run bodies rely on beyond shape rules: results and scalars of control ops, what their bodies
+/// give. For text from outside, after `verify`.
+void check_control(const Graph& graph);
 
 /// Checks the invariants: operands stand before their users, layouts follow the shape rules, outputs exist. Throws
 /// Error naming `stage` and the node otherwise.

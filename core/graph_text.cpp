@@ -298,6 +298,7 @@ Graph parse_graph(std::string_view text) {
       g.writes = in.list();
       check_nodes(g);
       verify(g, "parsing");
+      check_control(g);
       state = is_body ? before : after;
       if (is_body) bodies.push_back(intern(std::exchange(g, {})));
       is_body = false;

@@ -23,18 +23,9 @@ Tensors call_control(const Op& op, const Tensors& inputs, const ControlAttrs& at
   const Tensor token = apply({.op = &op, .inputs = operands, .attrs = attrs, .scalars = scalars});
   const Tensor* of[] = {&token};
   Tensors results;
-  for (int64_t k = 0; k < attrs.results; ++k) {
-    const Layout* layout = (*attrs.body)[attrs.body->outputs[static_cast<size_t>(k)]].layout->packed;
-    if (op.name == scan_op.name && k >= attrs.carries) layout = stacked_layout(layout, attrs.length);
-    results.push_back(apply({.op = &result_op, .inputs = of, .attrs = ResultAttrs{layout, k}}));
-  }
+  for (int64_t k = 0; k < attrs.results; ++k)
+    results.push_back(apply({.op = &result_op, .inputs = of, .attrs = ResultAttrs{result_layout(op, attrs, k), k}}));
   return results;
-}
-
-const Layout* stacked_layout(const Layout* step, int64_t length) {
-  Spec spec = step->spec;
-  spec.shape.insert(0, length);
-  return intern(spec);
 }
 
 namespace {
@@ -50,7 +41,8 @@ Trie& trie_of(const Loc& loc, int part) {
 void check_carries(std::string_view op, const Tensors& in, const Tensors& out, const detail::ControlBody& body,
                    const Loc& loc) {
   if (in.size() != out.size())
-    fail("{}: the body takes {} carried tensors and returns {} (body at {})", op, in.size(), out.size(), line_text(loc));
+    fail("{}: the body takes {} carried tensors and returns {} (body at {})", op, in.size(), out.size(),
+         line_text(loc));
   for (size_t i = 0; i < in.size(); ++i)
     if (in[i].spec() != out[i].spec()) {
       const std::string name = body.name(i);

@@ -61,7 +61,4 @@ class GradScope {
   bool before_, cutting_;
 };
 
-/// The layout of a value of each step, stacked.
-const Layout* stacked_layout(const Layout* step, int64_t length);
-
 }  // namespace rp

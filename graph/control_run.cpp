@@ -54,11 +54,7 @@ Tensors run_scan(const Call& call, const BodyWatch& watch) {
   Tensors state;
   for (size_t i = 0; i < carries; ++i) state.push_back(*call.inputs[i]);
   Tensors stacks;
-  for (size_t k = carries; k < a.body->outputs.size(); ++k) {
-    Spec spec = (*a.body)[a.body->outputs[k]].layout->spec;
-    spec.shape.insert(0, a.length);
-    stacks.push_back(allocate(intern(spec)));
-  }
+  for (int64_t k = a.carries; k < a.results; ++k) stacks.push_back(allocate(result_layout(*call.op, a, k)));
   StepScalars scalars(call.scalars.bits(), random_positions(*a.body), a.draws);
   for (int64_t s = 0; s < a.length; ++s) {
     const int64_t t = a.reverse ? a.length - 1 - s : s;

@@ -6,10 +6,10 @@
 namespace rp {
 namespace {
 
-void check_layout(const ShapeCall& c, const Graph& body, size_t node, const Layout* wanted, const Layout* got) {
+void check_layout(const ShapeCall& c, const Graph& body, size_t input, const Layout* got) {
+  const Layout* wanted = body[body.inputs[input]].layout;
   if (wanted != got)
-    fail("{}: input {} of the body is {}, its operand {}", c.op.name, node,
-         to_string(body[body.inputs[node]].layout->spec), to_string(got->spec));
+    fail("{}: input {} of the body is {}, its operand {}", c.op.name, input, layout_text(wanted), layout_text(got));
 }
 
 void check_counts(const ShapeCall& c, const Graph* body, size_t inputs, size_t outputs) {
@@ -35,7 +35,7 @@ const Layout* scan_shape(const ShapeCall& c) {
     if (sliced && (!c.inputs[i]->rank() || c.inputs[i]->shape()[0] != a.length))
       fail("scan: expected {} steps, got {}", a.length, to_string(c.inputs[i]->spec));
     const Layout* got = sliced ? step_layout(c.inputs[i]) : c.inputs[i];
-    check_layout(c, *a.body, i, (*a.body)[a.body->inputs[i]].layout, got);
+    check_layout(c, *a.body, i, got);
   }
   return token();
 }
@@ -45,8 +45,7 @@ const Layout* branch_shape(const ShapeCall& c) {
   if (c.inputs.empty()) fail("cond: expected a predicate");
   for (const Graph* branch : {a.body, a.other}) {
     check_counts(c, branch, c.inputs.size() - 1, static_cast<size_t>(a.results));
-    for (size_t i = 1; i < c.inputs.size(); ++i)
-      check_layout(c, *branch, i - 1, (*branch)[branch->inputs[i - 1]].layout, c.inputs[i]);
+    for (size_t i = 1; i < c.inputs.size(); ++i) check_layout(c, *branch, i - 1, c.inputs[i]);
   }
   return token();
 }
@@ -55,8 +54,12 @@ const Layout* while_shape(const ShapeCall& c) {
   const auto& a = c.attrs.as<ControlAttrs>();
   if (a.carries < 0 || a.closed < 0 || static_cast<size_t>(a.carries) + static_cast<size_t>(a.closed) > c.inputs.size())
     fail("while_loop: {} carries do not fit {} operands", a.carries, c.inputs.size());
-  check_counts(c, a.body, c.inputs.size() - static_cast<size_t>(a.closed), static_cast<size_t>(a.carries));
-  check_counts(c, a.other, static_cast<size_t>(a.carries + a.closed), 1);
+  const auto carries = static_cast<size_t>(a.carries), closed = static_cast<size_t>(a.closed);
+  check_counts(c, a.body, c.inputs.size() - closed, carries);
+  check_counts(c, a.other, carries + closed, 1);
+  for (size_t i = 0; i < carries + closed; ++i) check_layout(c, *a.other, i, c.inputs[i]);
+  for (size_t i = 0; i < a.body->inputs.size(); ++i)
+    check_layout(c, *a.body, i, c.inputs[i < carries ? i : i + closed]);
   return token();
 }
 
@@ -68,6 +71,14 @@ const Layout* step_layout(const Layout* stacked) {
   shape.erase(0);
   strides.erase(0);
   return intern({stacked->dtype(), shape, stacked->spec.device}, strides);
+}
+
+const Layout* result_layout(const Op& op, const ControlAttrs& a, int64_t k) {
+  const Layout* layout = (*a.body)[a.body->outputs[static_cast<size_t>(k)]].layout;
+  if (&op != &scan_op || k < a.carries) return layout->packed;
+  Spec spec = layout->spec;
+  spec.shape.insert(0, a.length);
+  return intern(spec);
 }
 
 constinit const Op scan_op{.name = "scan",

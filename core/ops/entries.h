@@ -4,6 +4,8 @@
 
 namespace rp {
 
+struct ControlAttrs;
+
 // structure
 extern const Op input_op, write_op;
 // views
@@ -22,6 +24,8 @@ extern const Op segmented_matmul_op;  // SegmentAttrs: the product of each segme
 extern const Op scan_op, cond_op, while_op, result_op;
 /// The layout of one step of a stacked value: its leading axis dropped.
 const Layout* step_layout(const Layout* stacked);
+/// The layout of result k of a control op: a value, or what a scan's steps give, stacked.
+const Layout* result_layout(const Op& op, const ControlAttrs& attrs, int64_t k);
 
 // Kernels. Inputs are contiguous; the output is contiguous and does not overlap them.
 extern const Op argmax_op, argmin_op;           // ArgAttrs: x -> i64
