@@ -13,6 +13,14 @@ namespace {
 // strikes, if the right operand is in a register.
 constexpr int64_t five_vectors = 40;
 
+// Its last op, whose line it notes, is the one that goes wrong.
+Tensor struck(const Tensor& x, int& line) {
+  Tensor y = x * x;
+  for (int i = 0; i < 6; ++i) y = y * x + 0.5;
+  line = __LINE__ + 1;
+  return x - y;
+}
+
 std::string verify_message(Defect defect, const std::function<Tensor(const Tensor&)>& body) {
   const Tensor inputs[] = {normal({five_vectors}), normal({five_vectors}), normal({five_vectors})};
   active_defect() = defect;
@@ -33,13 +41,7 @@ std::string verify_message(Defect defect, const std::function<Tensor(const Tenso
 TEST_CASE("verify names the op whose kernel is wrong, and its line", "[verify]") {
   manual_seed(1);
   int line = 0;
-  const auto body = [&](const Tensor& x) {
-    Tensor y = x * x;
-    for (int i = 0; i < 6; ++i) y = y * x + 0.5;
-    line = __LINE__ + 1;
-    y = x - y;
-    return y * 0.5;
-  };
+  const auto body = [&](const Tensor& x) { return struck(x, line) * 0.5; };
   // Compiled kernels stay: the right ones must not come first.
   const std::string message = verify_message(Defect::swapped_operands, body);
   INFO(message);
@@ -77,10 +79,7 @@ TEST_CASE("verify names the op where the program reads in the middle", "[verify]
   manual_seed(4);
   int line = 0;
   const auto body = [&](const Tensor& x) {
-    Tensor y = x * x;
-    for (int i = 0; i < 6; ++i) y = y * x + 0.5;
-    line = __LINE__ + 1;
-    y = x - y;
+    const Tensor y = struck(x, line);
     return sum(y * 0.5).item<float>() > 0 ? y : y + 1;
   };
   const std::string message = verify_message(Defect::swapped_operands, body);
