@@ -7,6 +7,7 @@
 
 #include "reprise/core/expr.h"
 #include "reprise/core/fail.h"
+#include "reprise/core/switches.h"
 
 namespace rp {
 namespace {
@@ -106,9 +107,22 @@ Value expm1(Value x) {
   return select(abs(x) < 0x1p-26, x, half + half);
 }
 
+namespace {
+
+/// 5.5 ulp: an odd quotient of polynomials, and its largest value, 1 - 2^-24, from 7.9 on.
+Value approximate_tanh(Value x) {
+  const Value v = at_least(-7.9f, at_most(7.9f, x)), u = v * v;
+  const Value p = polynomial(u, {1.0f, 0.129849240f, 2.99211242e-3f, 9.93931462e-6f, -1.49065755e-8f, 2.41058712e-11f});
+  const Value q = polynomial(u, {1.0f, 0.463182420f, 2.40531582e-2f, 2.38088876e-4f});
+  return v * p / q;
+}
+
+}  // namespace
+
 /// 1.71 ulp.
 Value tanh(Value x) {
   if (x.type != Type::f32) return f64_call(Function::tanh, x, "tanh");
+  if (!disabled("approximate")) return approximate_tanh(x);
   const Value a = at_most(10.0f, abs(x));
   const Reduced v = reduce_exp(a + a, 126);
   const Value half_power = float_of(shl(v.n_bits, 23));

@@ -18,6 +18,7 @@ constexpr std::string_view prefix = "REPRISE_";
 
 constexpr std::array table{
     Switch{"REPRISE_MODE", "what captures do: eager, graph (the default) or verify"},
+    Switch{"REPRISE_LEVEL", "what captures may change: exact (the default), no bit; fast, what docs/levels.md lists"},
     Switch{"REPRISE_JIT", "0: fused loops run as compiled-in tile kernels instead of generated machine code"},
     Switch{"REPRISE_ISA", "avx512: oneDNN may use AVX-512; by default it uses AVX2"},
     Switch{"REPRISE_THREADS", "threads that kernels may use; default: one per core"},
@@ -52,7 +53,13 @@ constexpr std::array all_rewrites{
     Rewrite{"jit", "machine code; off: tile kernels"},
 };
 
+constexpr std::array bit_changing_rewrites{
+    Rewrite{"contract", "a product and the sum it goes into are rounded once"},
+    Rewrite{"approximate", "tanh of f32 by a quotient of polynomials: within 6 ulp instead of 2"},
+};
+
 constinit thread_local const Without* innermost = nullptr;
+constinit thread_local const Allow* allowed = nullptr;
 
 /// Levenshtein's distance: insertions, deletions and replacements that turn `a` into `b`.
 size_t edits(std::string_view a, std::string_view b) {
@@ -97,8 +104,13 @@ std::string switch_value(std::string_view name) {
 }
 
 std::span<const Rewrite> rewrites() { return all_rewrites; }
+std::span<const Rewrite> inexact_rewrites() { return bit_changing_rewrites; }
 
 namespace {
+
+bool contains(std::span<const Rewrite> list, std::string_view name) {
+  return std::ranges::find(list, name, &Rewrite::name) != list.end();
+}
 
 std::vector<std::string> environment_list() {
   std::vector<std::string> names;
@@ -108,7 +120,7 @@ std::vector<std::string> environment_list() {
     std::string name = rest.substr(0, comma);
     rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
     if (name.empty()) continue;
-    if (std::ranges::find(all_rewrites, name, &Rewrite::name) == all_rewrites.end())
+    if (!contains(all_rewrites, name) && !contains(bit_changing_rewrites, name))
       fail("REPRISE_DISABLE: there is no rewrite \"{}\"", name);
     names.push_back(std::move(name));
   }
@@ -122,11 +134,15 @@ bool disabled(std::string_view rewrite) {
   if (std::ranges::find(always, rewrite) != always.end()) return true;
   for (const Without* w = innermost; w; w = w->outer_)
     if (std::ranges::find(w->names_, rewrite) != w->names_.end()) return true;
-  return false;
+  if (!contains(bit_changing_rewrites, rewrite)) return false;
+  return !allowed || std::ranges::find(allowed->names_, rewrite) == allowed->names_.end();
 }
 
 Without::Without(std::vector<std::string_view> names)
     : names_(std::move(names)), outer_(std::exchange(innermost, this)) {}
 Without::~Without() { innermost = outer_; }
+
+Allow::Allow(std::vector<std::string_view> names) : names_(std::move(names)), outer_(std::exchange(allowed, this)) {}
+Allow::~Allow() { allowed = outer_; }
 
 }  // namespace rp

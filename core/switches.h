@@ -29,7 +29,10 @@ struct Rewrite {
 /// kernel. An unknown name in REPRISE_DISABLE is an error at the first look.
 std::span<const Rewrite> rewrites();
 
-/// Whether a rewrite is left out: by REPRISE_DISABLE, or by a `Without` of this thread.
+/// Those that may change bits: they are left out unless an `Allow` lets them happen.
+std::span<const Rewrite> inexact_rewrites();
+
+/// Whether a rewrite is left out: by REPRISE_DISABLE, by a `Without` of this thread, or for want of an `Allow`.
 bool disabled(std::string_view rewrite);
 
 /// Leaves rewrites out while it lives, on this thread, besides those that are left out already.
@@ -43,6 +46,19 @@ class Without {
   friend bool disabled(std::string_view rewrite);
   std::vector<std::string_view> names_;
   const Without* outer_;
+};
+
+/// Lets rewrites that may change bits happen while it lives, on this thread: these and no others.
+class Allow {
+ public:
+  explicit Allow(std::vector<std::string_view> names);
+  ~Allow();
+  Allow(const Allow&) = delete;
+
+ private:
+  friend bool disabled(std::string_view rewrite);
+  std::vector<std::string_view> names_;
+  const Allow* outer_;
 };
 
 }  // namespace rp

@@ -8,6 +8,7 @@
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
+#include "reprise/fusion/loosen.h"
 
 namespace rp {
 namespace {
@@ -158,7 +159,7 @@ class Lowering {
         }
     if (!any) return;
     for (const auto& [value, operand] : w.stores) w.builder.store(value, operand);
-    w.stage.program = w.builder.take();
+    w.stage.program = loosened(w.builder.take());
     region().stages.push_back(std::move(w.stage));
   }
 

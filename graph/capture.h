@@ -5,6 +5,7 @@
 // eager would, so a capture can be slow but never wrong.
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -33,6 +34,27 @@ class ModeGuard {
   void* recorder_;
 };
 
+/// What plans of captured functions may change. exact: nothing, their results are the same bits as eager's. fast: what
+/// docs/levels.md lists, each with the largest difference that it makes in `explain()`.
+enum class Level : uint8_t { exact, fast };
+
+/// The level in force on this thread: the innermost guard, else the default, else REPRISE_LEVEL, else exact.
+Level level();
+void set_default_level(Level level);
+/// "exact" or "fast"; throws for anything else.
+Level parse_level(const std::string& name);
+
+/// Sets the level of this thread for a scope. Pending work is run first.
+class LevelGuard {
+ public:
+  explicit LevelGuard(Level level);
+  ~LevelGuard();
+  LevelGuard(const LevelGuard&) = delete;
+
+ private:
+  int before_;
+};
+
 enum class OnMismatch : uint8_t { throw_error, log_and_use_eager };
 
 struct CaptureOptions {
@@ -40,6 +62,7 @@ struct CaptureOptions {
   int max_pending = 16384;                           ///< ops deferred before a flush is forced
   OnMismatch on_mismatch = OnMismatch::throw_error;  ///< what verify does
   bool profile = false;                              ///< times every kernel, for the reports (REPRISE_PROFILE=1)
+  std::optional<Level> level = {};                   ///< default: the level in force when a plan runs
 };
 
 /// Counts since the capture was made (this thread's recordings).

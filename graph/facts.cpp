@@ -64,6 +64,7 @@ PathFacts path_facts(const TraceOp& end) {
   if (!end.leaf->plan) return p;
   const LeafPlan& leaf = *end.leaf->plan;
   p.plan = leaf.code->facts();
+  p.plan->notes.insert(p.plan->notes.end(), leaf.notes.begin(), leaf.notes.end());
   if (leaf.times)
     for (size_t k = 0; k < std::min(leaf.times->size(), p.plan->kernels.size()); ++k) {
       p.plan->kernels[k].measured_ns = (*leaf.times)[k].median_ns();

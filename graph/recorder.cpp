@@ -431,7 +431,8 @@ bool Recorder::keeps_all_held(const LeafPlan& plan) const {
 
 const LeafPlan* Recorder::plan_for(TraceOp& end) {
   Leaf& leaf = *end.leaf;
-  if (leaf.plan && keeps_all_held(*leaf.plan)) return leaf.plan.get();
+  const bool level_fits = leaf.plan && leaf.plan->level == wanted_level();
+  if (level_fits && keeps_all_held(*leaf.plan)) return leaf.plan.get();
   std::vector<int32_t> live;
   for (int32_t s = 0; s < static_cast<int32_t>(roots_.size()); ++s)
     if (held(s)) live.push_back(s);
@@ -440,7 +441,7 @@ const LeafPlan* Recorder::plan_for(TraceOp& end) {
     std::vector<int32_t> all;
     std::set_union(live.begin(), live.end(), leaf.plan->live.begin(), leaf.plan->live.end(), std::back_inserter(all));
     live = std::move(all);
-    trie_.note(rebuilt(end, leaf.plan->live, live));
+    trie_.note(level_fits ? rebuilt(end, leaf.plan->live, live) : "another plan: the level has changed");
   }
   return build_plan(leaf, end, std::move(live));
 }

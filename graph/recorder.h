@@ -130,6 +130,8 @@ class Recorder {
   const LeafPlan* build_plan(Leaf& leaf, TraceOp& end, std::vector<int32_t> live);
   void bind();
   const LeafPlan* plan_for(TraceOp& end);
+  Level wanted_level() const;
+  std::vector<std::string> differences(const Graph& graph);
   bool keeps_all_held(const LeafPlan& plan) const;
   std::vector<const TraceOp*> path_to(const TraceOp* end) const;
   Tensor run_one(const TraceOp& t, size_t first_scalar, const std::vector<Tensor>& values);

@@ -1,7 +1,10 @@
 // Running a pending path by its plan, and verifying that against op by op.
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 #include <map>
 
 #include "reprise/core/fail.h"
@@ -12,6 +15,27 @@
 #include "reprise/graph/recorder.h"
 
 namespace rp {
+namespace {
+
+using Names = std::vector<std::string_view>;
+
+Names names_of(std::span<const Rewrite> rewrites) {
+  Names names;
+  for (const Rewrite& r : rewrites) names.push_back(r.name);
+  return names;
+}
+
+std::unique_ptr<Executable> compile(Graph graph, Names allowed) {
+  const Allow allow(std::move(allowed));
+  return engine.compile(std::move(graph), Device{});
+}
+
+}  // namespace
+
+// Plans that are verified are exact.
+Level Recorder::wanted_level() const {
+  return mode() == Mode::verify ? Level::exact : trie_.options.level.value_or(level());
+}
 
 const LeafPlan* Recorder::build_plan(Leaf& leaf, TraceOp& end, std::vector<int32_t> live) {
   const auto start = std::chrono::steady_clock::now();
@@ -21,8 +45,11 @@ const LeafPlan* Recorder::build_plan(Leaf& leaf, TraceOp& end, std::vector<int32
     externals.push_back({t.impl()->layout, e.storage});
   }
   auto plan = std::make_unique<LeafPlan>();
+  plan->level = wanted_level();
   try {
-    plan->code = engine.compile(build_graph(path_to(&end), externals, live), Device{});
+    Graph graph = build_graph(path_to(&end), externals, live);
+    if (plan->level == Level::fast) plan->notes = differences(graph);
+    plan->code = compile(std::move(graph), plan->level == Level::fast ? names_of(inexact_rewrites()) : Names());
   } catch (const Error& error) {
     leaf.refusal = error.what();
     trie_.note("no plan: " + leaf.refusal);
@@ -37,9 +64,7 @@ const LeafPlan* Recorder::build_plan(Leaf& leaf, TraceOp& end, std::vector<int32
 }
 
 void Recorder::show_recording() const {
-  std::vector<std::string_view> names;
-  for (const Rewrite& r : rewrites()) names.push_back(r.name);
-  const Without all(std::move(names));
+  const Without all(names_of(rewrites()));
   Tensors externals;
   for (const External& e : externals_) externals.push_back(e.tensor);
   trie_.watch->records(build_graph(path_to(current_), external_specs(), {}), externals, scalars_);
@@ -157,6 +182,57 @@ void restore(const std::vector<Copy>& copies) {
   for (const Copy& c : copies) c.restore();
 }
 
+struct Restored {
+  const std::vector<Copy>& copies;
+  ~Restored() { restore(copies); }
+};
+
+// The storages that a graph writes, as they are now.
+std::vector<Copy> copies_of_written(const Graph& g, const std::vector<Storage*>& owners) {
+  std::vector<Copy> copies;
+  for (int32_t w : g.writes) {
+    const auto input = std::find(g.inputs.begin(), g.inputs.end(), base_of(g, w));
+    copies.emplace_back(owners[static_cast<size_t>(input - g.inputs.begin())]);
+  }
+  return copies;
+}
+
+// Flat elements of a storage that a graph writes.
+const Layout* written_layout(const Graph& g, size_t write, const Storage& storage) {
+  const DType dtype = g[base_of(g, g.writes[write])].layout->dtype();
+  return intern({dtype, {static_cast<int64_t>(storage.bytes / size_of(dtype))}, {}});
+}
+
+// The largest difference of two results, and the same in relation to the largest element.
+struct Gap {
+  double absolute = 0, relative = 0;
+};
+
+Gap gap(const Tensors& exact, const Tensors& other) {
+  Gap result;
+  for (size_t i = 0; i < exact.size(); ++i)
+    visit_dtype(exact[i].dtype(), [&]<class T>(T) {
+      const T *a = reinterpret_cast<const T*>(exact[i].bytes()), *b = reinterpret_cast<const T*>(other[i].bytes());
+      double largest = 0, size = 0;
+      for (int64_t k = 0; k < exact[i].numel(); ++k) {
+        if (a[k] == b[k] || (a[k] != a[k] && b[k] != b[k])) continue;
+        const double d = std::abs(static_cast<double>(a[k]) - static_cast<double>(b[k]));
+        largest = std::isnan(d) ? std::numeric_limits<double>::infinity() : std::max(largest, d);
+      }
+      for (int64_t k = 0; largest > 0 && k < exact[i].numel(); ++k)
+        size = std::max(size, std::abs(static_cast<double>(a[k])));
+      result.absolute = std::max(result.absolute, largest);
+      if (largest > 0) result.relative = std::max(result.relative, size > 0 ? largest / size : largest);
+    });
+  return result;
+}
+
+std::string gap_text(std::string_view rewrite, const Gap& g) {
+  if (g.absolute == 0) return fmt::format("fast: {} changes no result", rewrite);
+  return fmt::format("fast: {} changes results by at most {:.2g}, {:.2g} of the largest element", rewrite, g.absolute,
+                     g.relative);
+}
+
 std::string mismatch_text(const char* what, const Layout& layout, const std::byte* eager, const std::byte* graph,
                           int64_t at) {
   const int64_t n = count_differing(eager, graph, layout.numel, layout.dtype());
@@ -185,10 +261,9 @@ Mismatch first_mismatch(const Graph& g, const Tensors& kept, const std::vector<s
     if (at >= 0) return {static_cast<int>(j), mismatch_text("result", layout, kept[j].bytes(), outputs[j], at)};
   }
   for (size_t k = 0; k < before.size(); ++k) {
-    const DType dtype = g[base_of(g, g.writes[k])].layout->dtype();
-    const Layout& flat = *intern({dtype, {static_cast<int64_t>(before[k].bytes.size() / size_of(dtype))}, {}});
+    const Layout& flat = *written_layout(g, k, *before[k].storage);
     const std::byte *eager = reference[k].bytes.data(), *graph = before[k].storage->data;
-    const int64_t at = first_differing(eager, graph, flat.numel, dtype);
+    const int64_t at = first_differing(eager, graph, flat.numel, flat.dtype());
     if (at >= 0) return {static_cast<int>(kept.size() + k), mismatch_text("written elements", flat, eager, graph, at)};
   }
   return {};
@@ -200,13 +275,8 @@ Mismatch first_mismatch(const Graph& g, const Tensors& kept, const std::vector<s
 // behind. The reference stays in force.
 void Recorder::verify_plan(const LeafPlan& plan) {
   const Graph& g = plan.code->graph();
-  std::vector<Copy> before;
-  for (int32_t w : g.writes) {
-    const int32_t base = base_of(g, w);
-    size_t k = 0;
-    while (g.inputs[k] != base) ++k;
-    before.emplace_back(externals_[k].tensor.impl()->storage);
-  }
+  bind();
+  const std::vector<Copy> before = copies_of_written(g, bound_storages_);
   Tensors kept;  // the reference's results
   for (int32_t root : plan.live) {
     Storage* s = roots_[static_cast<size_t>(root)];
@@ -220,7 +290,6 @@ void Recorder::verify_plan(const LeafPlan& plan) {
   pending_ = pending;
   std::vector<Copy> reference;
   for (const Copy& c : before) reference.emplace_back(c.storage);
-  bind();
   const auto with_frame = [&](const Executable& code, const std::function<void(const Frame&)>& use) {
     Tensors results;
     std::vector<std::byte*> outputs;
@@ -255,6 +324,38 @@ void Recorder::verify_plan(const LeafPlan& plan) {
   report = fmt::format("verify: capture '{}' differs from eager: {}\n  {}", trie_.options.name, report, culprit.text);
   if (trie_.culprit.text.empty()) trie_.culprit = culprit;
   tell(report);
+}
+
+// What each rewrite that may change bits changes in what the pending segment is about to compute, in words.
+std::vector<std::string> Recorder::differences(const Graph& graph) {
+  bind();
+  const auto results = [&](Names allowed) {
+    const std::unique_ptr<Executable> code = compile(graph, std::move(allowed));
+    const Graph& g = code->graph();
+    const std::vector<Copy> before = copies_of_written(g, bound_storages_);
+    Tensors list;
+    std::vector<std::byte*> outputs;
+    for (size_t j = 0; j < g.outputs.size(); ++j) {
+      list.push_back(allocate(code->output_layout(j)->packed));
+      outputs.push_back(list.back().bytes());
+    }
+    const Restored restored{before};
+    code->run({bound_inputs_.data(), bound_storages_.data(), outputs.data(), scalars_.data()});
+    for (size_t k = 0; k < before.size(); ++k) {
+      const Layout* flat = written_layout(g, k, *before[k].storage);
+      list.push_back(allocate(flat));
+      std::memcpy(list.back().bytes(), before[k].storage->data, flat->bytes());
+    }
+    return list;
+  };
+  std::vector<std::string> notes;
+  try {
+    const Tensors exact = results({});
+    for (const Rewrite& r : inexact_rewrites()) notes.push_back(gap_text(r.name, gap(exact, results({r.name}))));
+  } catch (const Error& error) {  // the ops will throw it again, if they do
+    notes.push_back(fmt::format("fast: not compared with exact: {}", error.what()));
+  }
+  return notes;
 }
 
 void Recorder::tell(const std::string& report) {

@@ -20,6 +20,8 @@ struct OperandRef {
 struct LeafPlan {
   std::unique_ptr<Executable> code;
   std::vector<int32_t> live;          // root slots it keeps, ascending: its outputs
+  Level level = Level::exact;         // what it may change
+  std::vector<std::string> notes{};   // what that changes
   std::unique_ptr<RunTimes> times{};  // where profiling is on
 };
 
