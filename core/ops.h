@@ -98,6 +98,9 @@ Tensor isnan(In x);
 /// a where the condition (bool) is true, else b.
 Tensor where(In condition, const Operand& a, const Operand& b);
 
+/// x with `value` where the mask (bool) is true.
+Tensor masked_fill(In x, In mask, Scalar value);
+
 // ---- elementary functions: integers become f32 ----
 
 Tensor exp(In x);
@@ -152,6 +155,20 @@ Tensor all(In x, const Dims& axes = {}, bool keepdim = false);
 Tensor matmul(In a, In b);
 /// x: [..., in], w: [in, out], b: [out] -> [..., out]
 Tensor linear(In x, In w, const Tensor& b = {});
+/// The elements on and below a diagonal of the last two axes, and zeros; the diagonal counts up to the right from 0,
+/// the main one.
+Tensor tril(In x, int diagonal = 0);
+/// Those on and above it.
+Tensor triu(In x, int diagonal = 0);
+
+struct AttentionOptions {
+  bool causal = false;  ///< row i sees columns 0 to i only
+  double scale = 0;     ///< 0: 1 / sqrt(width)
+};
+/// softmax(q · kᵀ * scale) · v (Vaswani et al., 2017): q: [..., rows, width], k: [..., columns, width], v: [...,
+/// columns, out] -> [..., rows, out], batch axes broadcast. Only columns where the mask (bool, broadcast to [..., rows,
+/// columns]) is true are seen; a row that sees none is NaN.
+Tensor scaled_dot_product_attention(In q, In k, In v, const Tensor& mask = {}, AttentionOptions options = {});
 
 // ---- normalisation and losses ----
 

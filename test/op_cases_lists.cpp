@@ -124,6 +124,25 @@ Cases layer_norm_cases(const Op& op, DType d) {
           {.op = &op, .inputs = {values({2, 3, 40}, d)}, .attrs = eps, .out = {2, 3, 40}}};
 }
 
+Cases triangle_cases(const Op& op, DType d) {
+  Cases cases;
+  for (const Shape& s : {Shape{4, 5}, Shape{2, 6, 3}, Shape{1, 1}})
+    for (int64_t diagonal : {0, 1, -2, 9})
+      cases.push_back({.op = &op, .inputs = {values(s, d)}, .attrs = DiagonalAttrs{diagonal}, .out = s});
+  return cases;
+}
+
+Cases attention_cases(const Op& op, DType d) {
+  const AttentionAttrs all{std::bit_cast<int64_t>(0.5), 0}, causal{std::bit_cast<int64_t>(0.25), 1};
+  const Input q = values({2, 3, 5, 4}, d), k = values({2, 3, 6, 4}, d), v = values({2, 3, 6, 7}, d);
+  const Input open = {{2, 3, 5, 6}, DType::boolean, 1, 1};
+  return {
+      {.op = &op, .inputs = {q, k, v}, .attrs = all, .out = {2, 3, 5, 7}},
+      {.op = &op, .inputs = {q, k, v}, .attrs = causal, .out = {2, 3, 5, 7}},
+      {.op = &op, .inputs = {q, k, v, open}, .attrs = causal, .out = {2, 3, 5, 7}},
+      {.op = &op, .inputs = {values({9, 3}, d), values({4, 3}, d), values({4, 2}, d)}, .attrs = causal, .out = {9, 2}}};
+}
+
 // ---- windows ----
 
 constexpr auto nchw = static_cast<int32_t>(DataFormat::nchw), nhwc = static_cast<int32_t>(DataFormat::nhwc);
@@ -274,6 +293,9 @@ const std::map<std::string_view, List>& lists() {
       {"softmax", {softmax_cases, DType::f32}},
       {"log_softmax", {softmax_cases, DType::f32}},
       {"layer_norm", {layer_norm_cases, DType::f32}},
+      {"tril", {triangle_cases}},
+      {"triu", {triangle_cases}},
+      {"scaled_dot_product_attention", {attention_cases, DType::f32}},
       {"conv2d", {conv_cases, DType::i32}},
       {"conv2d_backward_data", {conv_cases, DType::i32}},
       {"conv2d_backward_weights", {conv_cases, DType::i32}},

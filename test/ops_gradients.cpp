@@ -133,6 +133,11 @@ TEST_CASE("gradients of the public compositions", "[ops]") {
   check([&](const Tensors& v) { return cross_entropy(v[0], labels); }, {real({3, 4})});
   check([](const Tensors& v) { return mse_loss(v[0], v[1]); }, {real({3, 4}), real({3, 4})});
   check([](const Tensors& v) { return layer_norm(v[0], v[1], v[2]); }, {real({3, 4}), real({4}), real({4})});
+  check([](const Tensors& v) { return tril(v[0], 1) * triu(v[0], -1) + masked_fill(v[0], v[0] > 0, 2); },
+        {real({3, 4})});
+  const Tensor seen = tensor({1, 0, 1, 1, 1, 1}).to(DType::boolean).reshape({2, 3});
+  check([&](const Tensors& v) { return scaled_dot_product_attention(v[0], v[1], v[2], seen, {.causal = true}); },
+        {real({2, 2, 3}), real({3, 3}), real({2, 3, 2})});
   check([](const Tensors& v) { return batch_norm(v[0], v[1], v[2], v[3], v[4], 1); },
         {real({2, 3, 2}), real({3}), real({3}, 0.5, 2), real({3}), real({3})});
   check([](const Tensors& v) { return softplus(v[0]) * sigmoid(v[1]); }, {real({3, 1}), real({2})});

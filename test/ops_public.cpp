@@ -254,6 +254,24 @@ TEST_CASE("where takes tensors, numbers and any dtype", "[ops]") {
   CHECK(where(m.reshape({3, 1}), tensor({1., 2.}), 0).shape() == Shape{3, 2});
 }
 
+TEST_CASE("triangles, filled masks and attention", "[ops]") {
+  const Tensor x = arange(6, 1).reshape({2, 3});
+  CHECK(tril(x).to_vector<int>() == std::vector{1, 0, 0, 4, 5, 0});
+  CHECK(triu(x, 1).to_vector<int>() == std::vector{0, 2, 3, 0, 0, 6});
+  CHECK(tril(x, -5).to_vector<int>() == std::vector<int>(6));
+  CHECK(tril(ones({2, 2}, DType::boolean)).to_vector<bool>() == std::vector<bool>{true, false, true, true});
+  CHECK(triu(zeros({0, 3})).shape() == Shape{0, 3});
+  CHECK(masked_fill(x, x > 3, -1).to_vector<int>() == std::vector{1, 2, 3, -1, -1, -1});
+  CHECK(masked_fill(x, x > 3, 0.5).dtype() == DType::f32);
+  // Equal scores: the mean of the values that are seen.
+  const Tensor q = zeros({3, 4}), v = tensor({1.f, 2.f, 6.f}).unsqueeze(1);
+  CHECK(scaled_dot_product_attention(q, q, v, {}, {.causal = true}).to_vector<float>() == std::vector{1.f, 1.5f, 3.f});
+  const Tensor mask = tensor({0, 1, 1}) == 1;
+  CHECK(scaled_dot_product_attention(q, q, v, mask).to_vector<float>() == std::vector{4.f, 4.f, 4.f});
+  CHECK(scaled_dot_product_attention(q.unsqueeze(0).expand({2, 3, 4}), q, v).shape() == Shape{2, 3, 1});
+  CHECK(scaled_dot_product_attention(zeros({0, 4}), q, v).shape() == Shape{0, 1});
+}
+
 TEST_CASE("reductions of every dtype", "[ops]") {
   for (DType d : dtypes) {
     INFO(rp::name_of(d));

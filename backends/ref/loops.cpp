@@ -206,6 +206,48 @@ Reals layer_norm(const LoopCall& c) {
   return y;
 }
 
+template <class Keep>
+Reals triangle(const LoopCall& c, Keep keep) {
+  const Shape& s = c.inputs[0].shape;
+  Reals y = c.inputs[0].values;
+  for (size_t i = 0; i < y.size(); ++i) {
+    const Dims at = place(static_cast<int64_t>(i), s);
+    if (!keep(at[s.rank() - 1] - at[s.rank() - 2], c.attrs.as<DiagonalAttrs>().diagonal)) y[i] = 0;
+  }
+  return y;
+}
+Reals tril(const LoopCall& c) {
+  return triangle(c, [](int64_t at, int64_t diagonal) { return at <= diagonal; });
+}
+Reals triu(const LoopCall& c) {
+  return triangle(c, [](int64_t at, int64_t diagonal) { return at >= diagonal; });
+}
+
+Reals attention(const LoopCall& c) {
+  const Array &q = c.inputs[0], &k = c.inputs[1], &v = c.inputs[2];
+  const auto& a = c.attrs.as<AttentionAttrs>();
+  const int r = q.shape.rank();
+  const auto rows = static_cast<size_t>(q.shape[r - 2]), columns = static_cast<size_t>(k.shape[r - 2]);
+  const auto width = static_cast<size_t>(q.shape[r - 1]), out = static_cast<size_t>(v.shape[r - 1]);
+  Reals y(static_cast<size_t>(c.out.numel));
+  for (size_t i = 0; i < y.size() / out; ++i) {  // all rows of the batch
+    const size_t batch = i / rows;
+    Reals weights(columns);
+    Real total = 0;
+    for (size_t j = 0; j < columns; ++j) {
+      Real score = 0;
+      for (size_t w = 0; w < width; ++w) score += q.values[i * width + w] * k.values[(batch * columns + j) * width + w];
+      const bool seen =
+          (!a.causal || j <= i % rows) && (c.inputs.size() < 4 || c.inputs[3].values[i * columns + j] != 0);
+      weights[j] = seen ? std::exp(score * std::bit_cast<double>(a.scale_bits)) : 0;
+      total += weights[j];
+    }
+    for (size_t j = 0; j < columns; ++j)
+      for (size_t o = 0; o < out; ++o) y[i * out + o] += weights[j] / total * v.values[(batch * columns + j) * out + o];
+  }
+  return y;
+}
+
 Reals index_select(const LoopCall& c) {
   const Around a(c.inputs[0].shape, c.attrs.as<AxisAttrs>().axis);
   Reals y;
@@ -278,6 +320,9 @@ Loop find_loop(std::string_view op) {
       {"softmax", [](const LoopCall& c) { return softmax_of(c, false); }},
       {"log_softmax", [](const LoopCall& c) { return softmax_of(c, true); }},
       {"layer_norm", layer_norm},
+      {"tril", tril},
+      {"triu", triu},
+      {"scaled_dot_product_attention", attention},
       {"index_select", index_select},
       {"index_add", index_add},
       {"gather", gather},

@@ -185,6 +185,12 @@ Tensor logical_or(const Operand& a, const Operand& b) { return elementwise(or_op
 Tensor logical_not(In x) { return unary(not_op, x, Promote::boolean); }
 Tensor isnan(In x) { return unary(isnan_op, x, Promote::same); }
 
+Tensor masked_fill(In x, In mask, Scalar value) {
+  At at(x.loc);
+  if (mask->dtype() != DType::boolean) fail("masked_fill: expected a bool mask, got {}", to_string(mask->spec()));
+  return where(mask, Operand(value, x.loc), Operand(x));
+}
+
 Tensor where(In condition, const Operand& a, const Operand& b) {
   At at(condition.loc);
   if (condition->dtype() != DType::boolean)

@@ -101,6 +101,19 @@ struct EpsAttrs {
   static constexpr Field fields[] = {{"eps_bits", FieldType::i64, 0}};
 };
 
+/// Which diagonal a triangle ends at: 0 the main one, above it positive.
+struct DiagonalAttrs {
+  int64_t diagonal;
+  static constexpr Field fields[] = {{"diagonal", FieldType::i64, 0}};
+};
+
+/// Attention: what the products are scaled by (the bits of a double), and whether a row sees only columns up to its
+/// own.
+struct AttentionAttrs {
+  int64_t scale_bits, causal;
+  static constexpr Field fields[] = {{"scale_bits", FieldType::i64, 0}, {"causal", FieldType::i64, 8}};
+};
+
 /// A convolution's geometry: strides, padding on each side, dilation, data format (a DataFormat). `spec`, in the
 /// gradient ops, is the shape of the result; null in conv2d.
 struct ConvAttrs {

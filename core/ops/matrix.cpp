@@ -1,4 +1,8 @@
+// Matrix products, and what is composed of them.
 #include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
 
 #include "reprise/core/ops/define.h"
 
@@ -41,7 +45,74 @@ void check_inner(const Tensor& a, const Tensor& b) {
          a.rank() - 1, left, b.rank() - 2, right);
 }
 
+// ---- triangles ----
+
+// Whether column - row is at most (or, of an upper triangle, at least) `diagonal`, for every element of a matrix.
+Tensor in_triangle(int64_t rows, int64_t columns, int64_t diagonal, bool upper) {
+  const Tensor row = arange(rows).unsqueeze(1) + diagonal, column = arange(columns);
+  return upper ? column >= row : column <= row;
+}
+
+template <bool upper>
+Tensor triangle_body(std::span<const Tensor> in, const Attrs& attrs, const Scalars&) {
+  const Tensor& x = in[0];
+  const int64_t diagonal = attrs.as<DiagonalAttrs>().diagonal;
+  return where(in_triangle(x.size(-2), x.size(-1), diagonal, upper), x,
+               x.dtype() == DType::boolean ? Scalar(false) : 0);
+}
+
+const Layout* triangle_shape(const ShapeCall& c) {
+  if (c.inputs[0]->rank() < 2) fail("{}: expected a matrix, got {}", c.op.name, to_string(c.inputs[0]->spec));
+  return same_as_input(c);
+}
+
+Tensors tril_gradient(const GradCall& c) {
+  return {tril(c.dy(), static_cast<int>(c.attrs().as<DiagonalAttrs>().diagonal))};
+}
+Tensors triu_gradient(const GradCall& c) {
+  return {triu(c.dy(), static_cast<int>(c.attrs().as<DiagonalAttrs>().diagonal))};
+}
+
+// ---- attention ----
+
+Tensor attention_body(std::span<const Tensor> in, const Attrs& attrs, const Scalars&) {
+  const auto& a = attrs.as<AttentionAttrs>();
+  Tensor scores = matmul(in[0] * std::bit_cast<double>(a.scale_bits), in[1].transpose());
+  constexpr double hidden = -std::numeric_limits<double>::infinity();
+  if (a.causal) scores = where(in_triangle(scores.size(-2), scores.size(-1), 0, false), scores, hidden);
+  if (in.size() > 3) scores = where(in[3], scores, hidden);
+  return matmul(softmax(scores), in[2]);
+}
+
+const Layout* attention_shape(const ShapeCall& c) {
+  for (const Layout* in : c.inputs)
+    if (in->rank() < 2 || in->rank() != c.inputs[0]->rank())
+      fail("{}: expected operands of one rank, at least 2, got {}", c.op.name, to_string(in->spec));
+  Spec spec = c.inputs[0]->spec;
+  spec.shape[spec.shape.rank() - 1] = c.inputs[2]->shape().back();
+  return intern(spec);
+}
+
 }  // namespace
+
+static constinit const Op tril_op{.name = "tril",
+                                  .kind = Kind::composite,
+                                  .shape = triangle_shape,
+                                  .body = triangle_body<false>,
+                                  .gradient = {tril_gradient},
+                                  .fields = DiagonalAttrs::fields};
+static constinit const Op triu_op{.name = "triu",
+                                  .kind = Kind::composite,
+                                  .shape = triangle_shape,
+                                  .body = triangle_body<true>,
+                                  .gradient = {triu_gradient},
+                                  .fields = DiagonalAttrs::fields};
+static constinit const Op attention_op{.name = "scaled_dot_product_attention",
+                                       .kind = Kind::composite,
+                                       .operands = -1,
+                                       .shape = attention_shape,
+                                       .body = attention_body,
+                                       .fields = AttentionAttrs::fields};
 
 constinit const Op matmul_op{.name = "matmul",
                              .kind = Kind::contract,
@@ -57,7 +128,7 @@ constinit const Op segmented_matmul_op{.name = "segmented_matmul",
                                        .fields = SegmentAttrs::fields};
 
 Entries matrix_entries() {
-  static constexpr const Op* entries[] = {&matmul_op, &segmented_matmul_op};
+  static constexpr const Op* entries[] = {&matmul_op, &segmented_matmul_op, &tril_op, &triu_op, &attention_op};
   return entries;
 }
 
@@ -95,6 +166,46 @@ Tensor linear(In x, In w, const Tensor& b) {
     y = y + b;
   }
   return x->rank() > 2 ? y.reshape(out) : y;
+}
+
+namespace {
+
+Tensor triangle(const Op& op, In x, int diagonal) {
+  At at(x.loc);
+  if (x->rank() < 2) fail("{}: expected a matrix, got {}", op.name, to_string(x->spec()));
+  return x->numel() ? call(op, {&x.tensor}, DiagonalAttrs{diagonal}) : x.tensor;
+}
+
+// An operand of attention, its batch axes as wide as `batch`.
+Tensor attended(const Tensor& x, const Shape& batch, DType dtype) { return with_batch(cast(x, dtype), batch); }
+
+}  // namespace
+
+Tensor tril(In x, int diagonal) { return triangle(tril_op, x, diagonal); }
+Tensor triu(In x, int diagonal) { return triangle(triu_op, x, diagonal); }
+
+Tensor scaled_dot_product_attention(In q, In k, In v, const Tensor& mask, AttentionOptions options) {
+  At at(q.loc);
+  constexpr auto op = "scaled_dot_product_attention";
+  for (const Tensor* t : {&q.tensor, &k.tensor, &v.tensor})
+    if (t->rank() < 2) fail("{}: expected matrices [..., length, width], got {}", op, to_string(t->spec()));
+  if (q->size(-1) != k->size(-1) || k->size(-2) != v->size(-2))
+    fail("{}: queries {}, keys {} and values {} do not fit together", op, to_string(q->spec()), to_string(k->spec()),
+         to_string(v->spec()));
+  Shape batch = broadcast(op, broadcast(op, batch_of(q), batch_of(k)), batch_of(v));
+  const DType dtype = std::max({q->dtype(), k->dtype(), v->dtype(), DType::f32});
+  const Tensor x = attended(q, batch, dtype), y = attended(k, batch, dtype), z = attended(v, batch, dtype);
+  const double scale =
+      options.scale ? options.scale : 1 / std::sqrt(static_cast<double>(std::max<int64_t>(1, q->size(-1))));
+  const AttentionAttrs attrs{std::bit_cast<int64_t>(scale), options.causal};
+  if (!x.numel() || !y.numel() || !z.numel()) return matmul(matmul(x, y.transpose()), z);
+  if (!mask.defined()) return call(attention_op, {&x, &y, &z}, attrs);
+  if (mask.dtype() != DType::boolean) fail("{}: expected a bool mask, got {}", op, to_string(mask.spec()));
+  Shape scores = batch;
+  scores.push_back(q->size(-2));
+  scores.push_back(k->size(-2));
+  const Tensor seen = mask.expand(scores);
+  return call(attention_op, {&x, &y, &z, &seen}, attrs);
 }
 
 }  // namespace rp
