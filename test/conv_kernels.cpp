@@ -170,6 +170,8 @@ TEST_CASE("a convolution's choice depends on its geometry alone") {
   CHECK(one.slice * one.slices >= s.n);
   CHECK(one.form.find("ref") == std::string::npos);
   CHECK(cpu::conv_choice(s, DType::f64).form == "im2col");
+  s.nhwc = 1;
+  CHECK(cpu::conv_choice(s, DType::f32).form == "patches");
 }
 
 TEST_CASE("a convolution leaves the caller's OpenMP setting as found") {

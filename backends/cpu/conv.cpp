@@ -34,23 +34,42 @@ int64_t slice_of(const ConvShape& s) {
   return std::max(slice, (s.n + most - 1) / most);
 }
 
+constexpr int64_t few_weights = 10240;  // what the first-level cache holds beside a row of the image
+
+/// Whether our kernels serve the pass, and which.
+bool own_method(const ConvShape& s, ConvMethod& method) {
+  if (!s.nhwc) return false;
+  const bool direct = s.dilation_w == 1 && s.kh * s.kw > 1 && s.weights() <= few_weights;
+  method = direct ? ConvMethod::direct : ConvMethod::patches;
+  if (s.pass != ConvPass::backward_data) return true;
+  method = ConvMethod::patches;
+  return s.stride_h == 1 && s.stride_w == 1;
+}
+
+void choose_library(const ConvShape& s, ConvChoice& choice) {
+  ConvShape part = s;
+  part.n = choice.slice;
+  auto whole = make_dnn_conv(part);
+  if (!whole) return;
+  if (const int64_t rest = s.n % choice.slice) {
+    part.n = rest;
+    choice.tail = make_dnn_conv(part, whole.get());
+    if (!choice.tail) return;
+  }
+  choice.method = ConvMethod::library;
+  choice.form = whole->form();
+  choice.whole = std::move(whole);
+}
+
 ConvChoice choose(const ConvShape& s, DType dtype) {
   ConvChoice choice;
   choice.slice = slice_of(s);
   choice.slices = (s.n + choice.slice - 1) / choice.slice;
-  choice.form = "im2col";
   if (dtype != DType::f32) return choice;
-  ConvShape part = s;
-  part.n = choice.slice;
-  auto whole = make_dnn_conv(part);
-  if (!whole) return choice;
-  if (const int64_t rest = s.n % choice.slice) {
-    part.n = rest;
-    choice.tail = make_dnn_conv(part, whole.get());
-    if (!choice.tail) return choice;
-  }
-  choice.form = whole->form();
-  choice.whole = std::move(whole);
+  if (own_method(s, choice.method))
+    choice.form = choice.method == ConvMethod::direct ? "direct" : "patches";
+  else
+    choose_library(s, choice);
   return choice;
 }
 
@@ -82,18 +101,27 @@ const DnnConv& part_for(const ConvChoice& c, const Slice& slice) {
   return slice.images == c.slice ? *c.whole : *c.tail;
 }
 
+/// The rows of the result that slice i holds.
+void finish_slice(const ConvShape& s, const ConvChoice& c, int64_t i, const Epilogue& epilogue) {
+  const bool forward = s.pass == ConvPass::forward;
+  const int64_t columns = forward ? (s.nhwc ? s.out : s.ow) : (s.nhwc ? s.c : s.w);
+  const int64_t rows = (forward ? s.y_image() : s.x_image()) / columns, first = i * c.slice;
+  epilogue.run(epilogue.context, first * rows, std::min(c.slice, s.n - first) * rows, 0, columns);
+}
+
 void run_slice(const DnnConv& conv, float* x, std::byte* w, float* y) {
   const Buffer<std::byte> scratch(static_cast<int64_t>(conv.scratch_bytes()));
   conv.run(x, w, y, scratch.data());
 }
 
-void run_dnn(const ConvShape& s, const ConvChoice& c, float* x, const float* w, float* y) {
+void run_dnn(const ConvShape& s, const ConvChoice& c, float* x, const float* w, float* y, const Epilogue* epilogue) {
   const Buffer<std::byte> inner(static_cast<int64_t>(c.whole->weights_bytes()));
   c.whole->pack(w, inner.data());
   parallel_for(c.slices, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Slice slice = slice_at(s, c, i);
       run_slice(part_for(c, slice), x + slice.x, inner.data(), y + slice.y);
+      if (epilogue) finish_slice(s, c, i, *epilogue);
     }
   });
 }
@@ -122,51 +150,77 @@ void run_dnn_weights(const ConvShape& s, const ConvChoice& c, float* x, float* w
   c.whole->unpack(partials.data(), w);
 }
 
-template <class T>
-void run_own(const ConvShape& s, const ConvChoice& c, T* x, T* w, T* y) {
-  const bool weights = s.pass == ConvPass::backward_weights;
-  const Buffer<T> partials(weights ? c.slices * s.weights() : 0);
+/// Calls part(images, x, y, sum) for every slice, each with a sum of its own, and adds these in order.
+template <class T, class F>
+const T* sum_slices(const ConvShape& s, const ConvChoice& c, const T* x, const T* y, const Buffer<T>& sums, F part) {
   parallel_for(c.slices, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Slice at = slice_at(s, c, i);
-      if (s.pass == ConvPass::forward)
-        im2col_forward<T>(s, at.images, x + at.x, w, y + at.y);
-      else if (!weights)
-        im2col_backward_data<T>(s, at.images, x + at.x, w, y + at.y);
-      else
-        im2col_backward_weights<T>(s, at.images, x + at.x, partials.data() + i * s.weights(), y + at.y);
+      part(at.images, x + at.x, y + at.y, sums.data() + i * s.weights());
     }
   });
-  if (!weights) return;
-  add_partials(partials.data(), s.weights(), c.slices);
-  std::copy_n(partials.data(), s.weights(), w);
+  add_partials(sums.data(), s.weights(), c.slices);
+  return sums.data();
 }
 
 template <class T>
-void run(const ConvShape& s, T* x, T* w, T* y) {
-  const ConvChoice& choice = conv_choice(s, dtype_of<T>());
+void run_weights(const ConvShape& s, T* x, T* w, T* y) {
+  const ConvChoice& c = conv_choice(s, dtype_of<T>());
   if constexpr (std::is_same_v<T, float>) {
-    if (choice.whole && s.pass == ConvPass::backward_weights) return run_dnn_weights(s, choice, x, w, y);
-    if (choice.whole) return run_dnn(s, choice, x, w, y);
+    if (c.method == ConvMethod::library) return run_dnn_weights(s, c, x, w, y);
+    if (c.method == ConvMethod::patches) return patches_weights(s, x, w, y);
   }
-  run_own(s, choice, x, w, y);
+  const Buffer<T> sums(c.slices * s.weights());
+  if constexpr (std::is_same_v<T, float>)
+    if (c.method == ConvMethod::direct)
+      return weights_to_front(s,
+                              sum_slices(s, c, x, y, sums,
+                                         [&](int64_t images, const float* from, const float* dy, float* sum) {
+                                           direct_weights(s, images, from, sum, dy);
+                                         }),
+                              w);
+  const T* sum = sum_slices(s, c, x, y, sums, [&](int64_t images, const T* from, const T* dy, T* to) {
+    im2col_backward_weights<T>(s, images, from, to, dy);
+  });
+  std::copy_n(sum, s.weights(), w);
 }
 
-void convolve(ConvPass pass, const KernelCall& call) {
+/// Forward, or towards the image, slice by slice.
+template <class T>
+void run_slices(const ConvShape& s, const ConvChoice& c, T* x, const T* w, T* y, const Epilogue* epilogue) {
+  const bool forward = s.pass == ConvPass::forward;
+  if constexpr (std::is_same_v<T, float>) {
+    if (c.method == ConvMethod::library) return run_dnn(s, c, x, w, y, epilogue);
+  }
+  parallel_for(c.slices, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Slice at = slice_at(s, c, i);
+      if (forward)
+        im2col_forward<T>(s, at.images, x + at.x, w, y + at.y);
+      else
+        im2col_backward_data<T>(s, at.images, x + at.x, w, y + at.y);
+      if (epilogue) finish_slice(s, c, i, *epilogue);
+    }
+  });
+}
+
+void weights_pass(const KernelCall& call) {
+  const ConvShape s = conv_shape(ConvPass::backward_weights, call);
+  if (!call.inputs[0].layout->numel || !call.inputs[1].layout->numel) return zero(call.output);
+  visit_numbers(call, call.output.layout->dtype(),
+                [&]<class T>(T) { run_weights(s, in<T>(call, 0), out<T>(call), in<T>(call, 1)); });
+}
+
+void image_pass(ConvPass pass, const KernelCall& call) {
   if (!call.output.layout->numel) return;
   const ConvShape s = conv_shape(pass, call);
+  const DType dtype = call.output.layout->dtype();
+  if (dtype == DType::boolean) fail("{}: not defined for bool", call.op.name);
   if (!call.inputs[0].layout->numel || !call.inputs[1].layout->numel) return zero(call.output);
-  visit_numbers(call, call.output.layout->dtype(), [&]<class T>(T) {
-    T* const a = in<T>(call, 0);
-    T* const b = in<T>(call, 1);
-    T* const c = out<T>(call);
-    if (pass == ConvPass::forward)
-      run(s, a, b, c);
-    else if (pass == ConvPass::backward_data)
-      run(s, c, b, a);
-    else
-      run(s, a, c, b);
-  });
+  const auto packed = pack_conv_weights(s, dtype, call.inputs[1].data);
+  const bool forward = pass == ConvPass::forward;
+  convolve(s, dtype, forward ? call.inputs[0].data : call.output.data, call.inputs[1].data,
+           forward ? call.output.data : call.inputs[0].data, packed.get(), nullptr);
 }
 
 }  // namespace
@@ -203,8 +257,51 @@ const ConvChoice& conv_choice(const ConvShape& shape, DType dtype) {
   return choices->map.try_emplace(key, std::move(made)).first->second;
 }
 
-void conv2d(const KernelCall& call) { convolve(ConvPass::forward, call); }
-void conv2d_backward_data(const KernelCall& call) { convolve(ConvPass::backward_data, call); }
-void conv2d_backward_weights(const KernelCall& call) { convolve(ConvPass::backward_weights, call); }
+std::unique_ptr<const PackedB<float>> pack_conv_weights(const ConvShape& s, DType dtype, const void* weights) {
+  const ConvMethod method = conv_choice(s, dtype).method;
+  if (method != ConvMethod::direct && method != ConvMethod::patches) return nullptr;
+  const auto* w = static_cast<const float*>(weights);
+  const int64_t taps = s.kh * s.kw, all = s.c * taps;
+  if (s.pass == ConvPass::backward_data) {
+    if (taps == 1) return pack_b(s.out, s.c, w, s.c, 1);
+    const Buffer<float> turned(s.weights());  // [kh, kw, out, c], the window turned around
+    parallel_for(s.out, grain(all), [&](int64_t begin, int64_t end) {
+      for (int64_t o = begin; o < end; ++o)
+        for (int64_t t = 0; t < taps; ++t)
+          for (int64_t c = 0; c < s.c; ++c)
+            turned.data()[(t * s.out + o) * s.c + c] = w[o * all + c * taps + taps - 1 - t];
+    });
+    return pack_b(taps * s.out, s.c, turned.data(), s.c, 1);
+  }
+  if (taps == 1 || s.c == 1) return pack_b(all, s.out, w, 1, all);
+  const Buffer<float> last(s.weights());  // [out, kh, kw, c]
+  parallel_for(s.out, grain(all), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o)
+      for (int64_t t = 0; t < taps; ++t)
+        for (int64_t c = 0; c < s.c; ++c) last.data()[o * all + t * s.c + c] = w[o * all + c * taps + t];
+  });
+  return pack_b(all, s.out, last.data(), 1, all);
+}
+
+void convolve(const ConvShape& s, DType dtype, void* x, const void* w, void* y, const PackedB<float>* packed,
+              const Epilogue* epilogue) {
+  const ConvChoice& choice = conv_choice(s, dtype);
+  auto* const image = static_cast<float*>(x);
+  auto* const result = static_cast<float*>(y);
+  if (choice.method == ConvMethod::direct) return direct_forward(s, image, *packed, result, epilogue);
+  if (choice.method == ConvMethod::patches)
+    return s.pass == ConvPass::forward ? patches_forward(s, image, *packed, result, epilogue)
+                                       : patches_backward_data(s, image, *packed, result, epilogue);
+  visit_dtype(dtype, [&]<class T>(T) {
+    if constexpr (!std::is_same_v<T, bool>)
+      run_slices(s, choice, static_cast<T*>(x), static_cast<const T*>(w), static_cast<T*>(y), epilogue);
+  });
+}
+
+void conv2d(const KernelCall& call) { image_pass(ConvPass::forward, call); }
+void conv2d_backward_data(const KernelCall& call) { image_pass(ConvPass::backward_data, call); }
+void conv2d_backward_weights(const KernelCall& call) {
+  if (call.output.layout->numel) weights_pass(call);
+}
 
 }  // namespace rp::cpu

@@ -71,6 +71,7 @@ struct Product {
   T* c;
   const Epilogue* epilogue;
   bool transposed = false;  // C is a column and is computed as a row, so the epilogue's rows and columns swap
+  const FormedA<T>* formed = nullptr;  // instead of `a`
 
   int64_t k_step() const;
   bool packs_b(int64_t rows) const;
@@ -95,7 +96,7 @@ bool Product<T>::packs_b(int64_t rows) const {
 /// Tiles read A in place where its rows are contiguous.
 template <class T>
 bool Product<T>::packs_a(int64_t columns) const {
-  return shape.a_col != 1 && shape.k > 16 && columns > 4 * kernels.width;
+  return (formed ? formed->by_columns : shape.a_col != 1) && shape.k > 16 && columns > 4 * kernels.width;
 }
 
 /// Rows [row, row + rows) and columns [column, column + columns), at most `k` deep, for one thread.
@@ -112,6 +113,22 @@ void finish(const Product<T>& x, const Part& part) {
     x.epilogue->run(x.epilogue->context, part.row, part.rows, part.column, part.columns);
 }
 
+/// Points `block` to its rows of A, in place or in `to`; `formed` has room for them as they are formed.
+template <class T>
+void prepare_a(const Product<T>& x, int64_t row, int64_t k0, Block<T>& block, T* to, T* formed) {
+  const GemmShape& s = x.shape;
+  block.a = x.a + row * s.a_row + k0 * s.a_col;
+  if (x.formed) {
+    x.formed->form(x.formed->context, row, block.m, k0, block.k, formed);
+    block.a = formed;
+    block.a_row = x.formed->by_columns ? 1 : block.k;
+    block.a_col = x.formed->by_columns ? block.m : 1;
+  }
+  if (!to) return;
+  x.kernels.pack_a(block.m, block.k, block.a, block.a_row, block.a_col, to);
+  block.a = to;
+}
+
 /// Multiplies all rows of `part` with a range of k whose B stands ready in `block`, or is to be packed on the way.
 template <class T>
 void multiply_rows(const Product<T>& x, const Part& part, int64_t k0, Block<T> block) {
@@ -120,15 +137,12 @@ void multiply_rows(const Product<T>& x, const Part& part, int64_t k0, Block<T> b
   T* const pack = block.pack;
   const bool last = k0 + block.k == s.k;
   const bool packs = x.packs_a(part.columns);
-  T* const to = packs ? scratch_a.get<T>(std::min(part.rows, block_rows) * block.k) : nullptr;
+  const int64_t size = std::min(part.rows, block_rows) * block.k;
+  T* const scratch = packs || x.formed ? scratch_a.get<T>(x.formed ? 2 * size : size) : nullptr;
   for (int64_t i = 0; i < part.rows; i += block_rows) {
     const int64_t row = part.row + i;
     block.m = std::min(block_rows, part.rows - i);
-    block.a = x.a + row * s.a_row + k0 * s.a_col;
-    if (packs) {
-      x.kernels.pack_a(block.m, block.k, block.a, s.a_row, s.a_col, to);
-      block.a = to;
-    }
+    prepare_a(x, row, k0, block, packs ? scratch : nullptr, x.formed ? scratch + size : nullptr);
     block.a_packed = packs;
     for (int64_t j = 0; j < part.columns; j += block_columns) {
       block.n = std::min(block_columns, part.columns - j);
@@ -185,6 +199,7 @@ void multiply_part(const Product<T>& x, const Part& part, int64_t k_step) {
       block.a_col = s.a_col;
       block.c_row = s.c_row;
       block.segment = s.segment ? s.segment : block.k;
+      block.run = block.segment;
       block.accumulate = k0 > 0 && !s.segment && !(planted(Defect::k_split) && x.packed);
       block.adds = k0 > 0 && s.segment && !planted(Defect::segment_adds);
       prepare_b(x, wide, k0, block);
@@ -291,6 +306,23 @@ void gemm(const GemmShape& shape, const T* a, const PackedB<T>& b, T* c, const E
 }
 
 template <class T>
+void gemm(const GemmShape& shape, const FormedA<T>& a, const PackedB<T>& b, T* c, const Epilogue* epilogue) {
+  multiply(Product<T>{kernels<T>(), shape, nullptr, nullptr, &b, c, epilogue, false, &a});
+}
+
+template <class T>
+void gemm(const GemmShape& shape, const FormedA<T>& a, const T* b, T* c, const Epilogue* epilogue) {
+  multiply(Product<T>{kernels<T>(), shape, nullptr, b, nullptr, c, epilogue, false, &a});
+}
+
+template <class T>
+void gemm_runs(const RunProducts<T>& x) {
+  for (int64_t i = 0; i < x.count; i++)
+    kernels<T>().multiply({x.m, x.n, x.k, x.a + i * x.a_product, x.a_row, x.a_col, false, x.b, x.b_row, x.b_panel,
+                           x.c + i * x.m * x.c_row, x.c_row, false, x.k, x.adds, x.run, x.skip});
+}
+
+template <class T>
 void gemm_columns(const GemmShape& shape, const T* a, const T* b, const PackedB<T>* packed, T* c,
                   const Epilogue* epilogue, int64_t column, int64_t columns) {
   const Product<T> x{kernels<T>(), shape, a, b, packed, c, epilogue};
@@ -308,6 +340,9 @@ template void gemm_columns(const GemmShape&, const float*, const float*, const P
                            int64_t, int64_t);
 template void gemm_columns(const GemmShape&, const double*, const double*, const PackedB<double>*, double*,
                            const Epilogue*, int64_t, int64_t);
+template void gemm_runs(const RunProducts<float>&);
+template void gemm(const GemmShape&, const FormedA<float>&, const PackedB<float>&, float*, const Epilogue*);
+template void gemm(const GemmShape&, const FormedA<float>&, const float*, float*, const Epilogue*);
 template class PackedB<float>;
 template class PackedB<double>;
 template class PackedB<int32_t>;

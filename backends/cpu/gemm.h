@@ -57,12 +57,45 @@ class PackedB {
   T* data_ = nullptr;
 };
 
+/// An A that is written block by block when the product needs it: a matrix of patches, say.
+template <class T>
+struct FormedA {
+  /// Writes A[row, row + rows)[k, k + depth) to `to`: row after row, or, if `by_columns`, column after column. Called
+  /// by several threads at once.
+  void (*form)(const void* context, int64_t row, int64_t rows, int64_t k, int64_t depth, T* to) = nullptr;
+  const void* context = nullptr;
+  bool by_columns = false;
+};
+
+/// `count` products with one B, of which A lies in memory in runs: after every `run` steps along k it moves on by
+/// `skip` elements more. The products' rows stand below each other in C; run divides k.
+template <class T>
+struct RunProducts {
+  int64_t count, m, n, k;
+  const T* a;
+  int64_t a_product, a_row, a_col, run, skip;
+  const T* b;  // panels of gemm_width<T>() columns, `b_panel` apart
+  int64_t b_row, b_panel;
+  T* c;
+  int64_t c_row;
+  bool adds;  // to what C holds
+};
+/// On the calling thread.
+template <class T>
+void gemm_runs(const RunProducts<T>& products);
+
 /// T is float, double, int32_t or int64_t.
 template <class T>
 void gemm(const GemmShape& shape, const T* a, const T* b, T* c, const Epilogue* epilogue = nullptr);
 /// The strides of B in `shape` do not count.
 template <class T>
 void gemm(const GemmShape& shape, const T* a, const PackedB<T>& b, T* c, const Epilogue* epilogue = nullptr);
+
+/// The strides of A in `shape` do not count. T is float.
+template <class T>
+void gemm(const GemmShape& shape, const FormedA<T>& a, const PackedB<T>& b, T* c, const Epilogue* epilogue = nullptr);
+template <class T>
+void gemm(const GemmShape& shape, const FormedA<T>& a, const T* b, T* c, const Epilogue* epilogue = nullptr);
 
 /// Columns [column, column + columns) alone, on the calling thread; `column` is a multiple of `gemm_width<T>()`, and k
 /// at least 1. B comes packed or, if that is null, as it is.

@@ -7,6 +7,32 @@
 namespace rp::gemm_detail {
 namespace {
 
+/// The first `count` lanes.
+struct Lanes {
+  __m256i mask;  // all ones in them
+  int64_t count;
+};
+
+/// Stores the first `count` of 8 or, `wide`, of 4 lanes. Some processors take many cycles for a store by a mask.
+template <bool wide>
+void store_lanes(float* p, __m256 r, int64_t count) {
+  if (wide) count *= 2;
+  if (count == 8) return _mm256_storeu_ps(p, r);
+  __m128 part = _mm256_castps256_ps128(r);
+  if (count >= 4) {
+    _mm_storeu_ps(p, part);
+    part = _mm256_extractf128_ps(r, 1);
+    p += 4;
+    count -= 4;
+  }
+  if (count >= 2) {
+    _mm_storel_pi(reinterpret_cast<__m64*>(p), part);
+    part = _mm_movehl_ps(part, part);
+    p += 2;
+  }
+  if (count & 1) _mm_store_ss(p, part);
+}
+
 /// All ones in the first `count` lanes.
 __m256i mask_of_8(int64_t count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -52,12 +78,12 @@ struct F32 {
   using Element = float;
   using Reg = __m256;
   static constexpr int64_t width = 8;
-  static __m256i mask(int64_t count) { return mask_of_8(count); }
+  static Lanes mask(int64_t count) { return {mask_of_8(count), count}; }
   static Reg zero() { return _mm256_setzero_ps(); }
   static Reg load(const float* p) { return _mm256_loadu_ps(p); }
-  static Reg load(const float* p, __m256i mask) { return _mm256_maskload_ps(p, mask); }
+  static Reg load(const float* p, const Lanes& l) { return _mm256_maskload_ps(p, l.mask); }
   static void store(float* p, Reg r) { _mm256_storeu_ps(p, r); }
-  static void store(float* p, Reg r, __m256i mask) { _mm256_maskstore_ps(p, mask, r); }
+  static void store(float* p, Reg r, const Lanes& l) { store_lanes<false>(p, r, l.count); }
   static Reg splat(const float* p) { return _mm256_broadcast_ss(p); }
   static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
@@ -70,12 +96,14 @@ struct F64 {
   using Element = double;
   using Reg = __m256d;
   static constexpr int64_t width = 4;
-  static __m256i mask(int64_t count) { return mask_of_4(count); }
+  static Lanes mask(int64_t count) { return {mask_of_4(count), count}; }
   static Reg zero() { return _mm256_setzero_pd(); }
   static Reg load(const double* p) { return _mm256_loadu_pd(p); }
-  static Reg load(const double* p, __m256i mask) { return _mm256_maskload_pd(p, mask); }
+  static Reg load(const double* p, const Lanes& l) { return _mm256_maskload_pd(p, l.mask); }
   static void store(double* p, Reg r) { _mm256_storeu_pd(p, r); }
-  static void store(double* p, Reg r, __m256i mask) { _mm256_maskstore_pd(p, mask, r); }
+  static void store(double* p, Reg r, const Lanes& l) {
+    store_lanes<true>(reinterpret_cast<float*>(p), _mm256_castpd_ps(r), l.count);
+  }
   static Reg splat(const double* p) { return _mm256_broadcast_sd(p); }
   static Reg add(Reg a, Reg b) { return _mm256_add_pd(a, b); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_pd(a, b, c); }
@@ -88,12 +116,14 @@ struct I32 {
   using Element = int32_t;
   using Reg = __m256i;
   static constexpr int64_t width = 8;
-  static __m256i mask(int64_t count) { return mask_of_8(count); }
+  static Lanes mask(int64_t count) { return {mask_of_8(count), count}; }
   static Reg zero() { return _mm256_setzero_si256(); }
   static Reg load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  static Reg load(const int32_t* p, __m256i mask) { return _mm256_maskload_epi32(p, mask); }
+  static Reg load(const int32_t* p, const Lanes& l) { return _mm256_maskload_epi32(p, l.mask); }
   static void store(int32_t* p, Reg r) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), r); }
-  static void store(int32_t* p, Reg r, __m256i mask) { _mm256_maskstore_epi32(p, mask, r); }
+  static void store(int32_t* p, Reg r, const Lanes& l) {
+    store_lanes<false>(reinterpret_cast<float*>(p), _mm256_castsi256_ps(r), l.count);
+  }
   static Reg splat(const int32_t* p) { return _mm256_set1_epi32(*p); }
   static Reg add(Reg a, Reg b) { return _mm256_add_epi32(a, b); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm256_add_epi32(_mm256_mullo_epi32(a, b), c); }
@@ -106,15 +136,15 @@ struct I64 {
   using Element = int64_t;
   using Reg = __m256i;
   static constexpr int64_t width = 4;
-  static __m256i mask(int64_t count) { return mask_of_4(count); }
+  static Lanes mask(int64_t count) { return {mask_of_4(count), count}; }
   static Reg zero() { return _mm256_setzero_si256(); }
   static Reg load(const int64_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  static Reg load(const int64_t* p, __m256i mask) {
-    return _mm256_maskload_epi64(reinterpret_cast<const long long*>(p), mask);
+  static Reg load(const int64_t* p, const Lanes& l) {
+    return _mm256_maskload_epi64(reinterpret_cast<const long long*>(p), l.mask);
   }
   static void store(int64_t* p, Reg r) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), r); }
-  static void store(int64_t* p, Reg r, __m256i mask) {
-    _mm256_maskstore_epi64(reinterpret_cast<long long*>(p), mask, r);
+  static void store(int64_t* p, Reg r, const Lanes& l) {
+    store_lanes<true>(reinterpret_cast<float*>(p), _mm256_castsi256_ps(r), l.count);
   }
   static Reg splat(const int64_t* p) { return _mm256_set1_epi64x(*p); }
   static Reg add(Reg a, Reg b) { return _mm256_add_epi64(a, b); }

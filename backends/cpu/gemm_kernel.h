@@ -26,6 +26,8 @@ struct Block {
   bool accumulate;  // C holds the sums over what came before this range of k, and they go on
   int64_t segment;  // k is cut into segments of this length: each has sums of its own, which are added to C in order
   bool adds;        // C holds what the segments before this range of k have come to
+  int64_t run;      // after each run of this length, which divides the segment, A moves on by `skip` elements more
+  int64_t skip;
   /// If set, B is read in place and the first tile of each panel, of six rows, also writes the panel here for the tiles
   /// after it: between its fmas there is time for that.
   T* pack = nullptr;
@@ -79,6 +81,7 @@ struct Tile {
   bool accumulate;
   int64_t segment;
   bool adds;
+  int64_t run, skip;
   int64_t tail;  // columns in the last vector
   T* pack = nullptr;
 };
@@ -108,22 +111,23 @@ void tile(const Tile<V>& t) {
           sums[r][v] = V::load(c);
       });
     });
-    for (int64_t k = t.segment; k > 0; k--, a += a_col, b += b_row) {
-      Reg row[Vectors];
-      unroll<Vectors>([&](auto v) RP_INLINE {
-        const T* const from = b + v / panel_vectors * b_panel + v % panel_vectors * V::width;
-        if constexpr (Masked && v == Vectors - 1)
-          row[v] = V::load(from, mask);
-        else
-          row[v] = V::load(from);
-        if constexpr (Packs) V::store(pack + v * V::width, row[v]);
-      });
-      if constexpr (Packs) pack += V::width * Vectors;
-      unroll<Rows>([&](auto r) RP_INLINE {
-        const Reg x = V::splat(a + r * a_row);
-        unroll<Vectors>([&](auto v) RP_INLINE { sums[r][v] = V::fma(x, row[v], sums[r][v]); });
-      });
-    }
+    for (int64_t rest = t.segment; rest > 0; rest -= t.run, a += t.skip)
+      for (int64_t k = t.run; k > 0; k--, a += a_col, b += b_row) {
+        Reg row[Vectors];
+        unroll<Vectors>([&](auto v) RP_INLINE {
+          const T* const from = b + v / panel_vectors * b_panel + v % panel_vectors * V::width;
+          if constexpr (Masked && v == Vectors - 1)
+            row[v] = V::load(from, mask);
+          else
+            row[v] = V::load(from);
+          if constexpr (Packs) V::store(pack + v * V::width, row[v]);
+        });
+        if constexpr (Packs) pack += V::width * Vectors;
+        unroll<Rows>([&](auto r) RP_INLINE {
+          const Reg x = V::splat(a + r * a_row);
+          unroll<Vectors>([&](auto v) RP_INLINE { sums[r][v] = V::fma(x, row[v], sums[r][v]); });
+        });
+      }
     unroll<Rows>([&](auto r) RP_INLINE {
       unroll<Vectors>([&](auto v) RP_INLINE {
         T* const c = to + r * c_row + v * V::width;
@@ -146,13 +150,14 @@ inline constexpr TileFn<V> tiles[tile_rows] = {tile<V, 1, Vectors, Masked>, tile
                                                tile<V, 3, Vectors, Masked>, tile<V, 4, Vectors, Masked>,
                                                tile<V, 5, Vectors, Masked>, tile<V, 6, Vectors, Masked>};
 
-/// All rows of `n` columns, which one tile is wide enough for.
+/// All rows of `n` columns, which one tile is wide enough for. `tall`, if any, is a tile of twice as many rows.
 template <class V>
-void column_strip(const Block<typename V::Element>& x, int64_t j, int64_t n, const TileFn<V>* kernels) {
+void column_strip(const Block<typename V::Element>& x, int64_t j, int64_t n, const TileFn<V>* kernels,
+                  TileFn<V> tall = nullptr) {
   constexpr int64_t width = V::width * panel_vectors;
-  Tile<V> t{
-      x.k,     x.a,          x.a_row,   x.a_col, x.b + j / width * x.b_panel,           x.b_row, x.b_panel, x.c + j,
-      x.c_row, x.accumulate, x.segment, x.adds,  n % V::width ? n % V::width : V::width};
+  Tile<V> t{x.k,       x.a,       x.a_row, x.a_col, x.b + j / width * x.b_panel,
+            x.b_row,   x.b_panel, x.c + j, x.c_row, x.accumulate,
+            x.segment, x.adds,    x.run,   x.skip,  n % V::width ? n % V::width : V::width};
   int64_t i = 0;
   if (x.pack) {
     if (x.a_packed) t.a_row = 1, t.a_col = tile_rows;
@@ -163,11 +168,12 @@ void column_strip(const Block<typename V::Element>& x, int64_t j, int64_t n, con
     i = tile_rows;
   }
   while (i < x.m) {
-    const int64_t rows = next_rows(x.m - i);
+    const bool high = tall && x.m - i >= 2 * tile_rows;
+    const int64_t rows = high ? 2 * tile_rows : next_rows(x.m - i);
     t.a = x.a_packed ? x.a + i * x.k : x.a + i * x.a_row;
     if (x.a_packed) t.a_row = 1, t.a_col = rows;
     t.c = x.c + j + i * x.c_row;
-    kernels[rows - 1](t);
+    high ? tall(t) : kernels[rows - 1](t);
     i += rows;
   }
 }
@@ -212,7 +218,9 @@ void multiply(const Block<typename V::Element>& x) {
     last.b_panel = x.k * width;
     last.pack = nullptr;
   }
-  column_strip<V>(last, j, left, left > V::width ? tiles<V, 2, true> : tiles<V, 1, true>);
+  if (left > V::width) return column_strip<V>(last, j, left, tiles<V, 2, true>);
+  // One vector makes few sums as well.
+  column_strip<V>(last, j, left, tiles<V, 1, true>, x.a_packed ? nullptr : tile<V, 2 * tile_rows, 1, true>);
 }
 
 template <class T, int Rows>

@@ -1,0 +1,121 @@
+// Convolutions of f32 images with their channels last, as products of a matrix of patches and the weights. The patches
+// are formed block by block as the product needs them, so that they never leave the cache.
+#include <algorithm>
+#include <cstring>
+
+#include "reprise/backends/cpu/conv.h"
+#include "reprise/backends/cpu/kernel_call.h"
+#include "reprise/backends/cpu/threads.h"
+
+namespace rp::cpu {
+
+namespace {
+
+int64_t depth(const ConvShape& s) { return s.kh * s.kw * s.c; }
+int64_t positions(const ConvShape& s) { return s.n * s.oh * s.ow; }
+
+bool is_matrix(const ConvShape& s) {
+  return s.kh == 1 && s.kw == 1 && s.stride_h == 1 && s.stride_w == 1 && !s.top && !s.left && !s.bottom && !s.right;
+}
+
+struct Image {
+  const ConvShape& shape;
+  const float* x;
+};
+
+/// A stretch of a patch that lies together in the image: a row of the window, or a pixel where it is dilated.
+struct Stretch {
+  int64_t pixels, per_row;
+  explicit Stretch(const ConvShape& s) : pixels(s.dilation_w == 1 ? s.kw : 1), per_row(s.kw / pixels) {}
+};
+
+/// Copies elements [begin, end) of stretch `u` of the patch at output (oh, ow); what lies outside of the image is zero.
+void copy_stretch(const ConvShape& s, const Stretch& stretch, const float* image, int64_t oh, int64_t ow, int64_t u,
+                  int64_t begin, int64_t end, float* to) {
+  const int64_t h = oh * s.stride_h - s.top + u / stretch.per_row * s.dilation_h;
+  const int64_t w = ow * s.stride_w - s.left + u % stretch.per_row * s.dilation_w;
+  if (h < 0 || h >= s.h) {
+    std::fill_n(to, end - begin, 0.0f);
+    return;
+  }
+  const int64_t first = std::clamp(-w * s.c, begin, end), last = std::clamp((s.w - w) * s.c, first, end);
+  std::fill_n(to, first - begin, 0.0f);
+  std::memcpy(to + (first - begin), image + (h * s.w + w) * s.c + first,
+              static_cast<size_t>(last - first) * sizeof(float));
+  std::fill_n(to + (last - begin), end - last, 0.0f);
+}
+
+/// Elements [k, k + count) of the patches of `rows` outputs from `row` on.
+void form_rows(const void* context, int64_t row, int64_t rows, int64_t k, int64_t count, float* to) {
+  const auto& [s, x] = *static_cast<const Image*>(context);
+  const Stretch stretch(s);
+  const int64_t length = stretch.pixels * s.c;
+  for (; rows > 0; --rows, ++row) {
+    const int64_t image = row / (s.oh * s.ow), at = row % (s.oh * s.ow);
+    for (int64_t i = k; i < k + count;) {
+      const int64_t u = i / length, begin = i % length, end = std::min(length, begin + k + count - i);
+      copy_stretch(s, stretch, x + image * s.x_image(), at / s.ow, at % s.ow, u, begin, end, to);
+      to += end - begin;
+      i += end - begin;
+    }
+  }
+}
+
+void form_columns(const void* context, int64_t row, int64_t rows, int64_t k, int64_t count, float* to) {
+  form_rows(context, k, count, row, rows, to);
+}
+
+/// Rows of outputs are summed up in segments of about this many.
+int64_t segment_of(const ConvShape& s) {
+  constexpr int64_t wanted = 400;
+  int64_t rows = std::clamp<int64_t>(wanted / s.ow, 1, s.oh);
+  while (s.oh % rows) --rows;
+  return rows * s.ow;
+}
+
+}  // namespace
+
+void patches_forward(const ConvShape& s, const float* x, const PackedB<float>& w, float* y, const Epilogue* epilogue) {
+  const GemmShape product{positions(s), s.out, depth(s), s.c, 1, 0, 0, s.out};
+  if (is_matrix(s)) return gemm(product, x, w, y, epilogue);
+  const Image image{s, x};
+  gemm(product, FormedA<float>{form_rows, &image}, w, y, epilogue);
+}
+
+void patches_backward_data(const ConvShape& s, float* x, const PackedB<float>& w, const float* y,
+                           const Epilogue* epilogue) {
+  ConvShape turned = s;
+  std::swap(turned.c, turned.out);
+  std::swap(turned.h, turned.oh);
+  std::swap(turned.w, turned.ow);
+  const auto span = [](int64_t k, int64_t dilation) { return static_cast<int32_t>((k - 1) * dilation); };
+  turned.top = span(s.kh, s.dilation_h) - s.top;
+  turned.left = span(s.kw, s.dilation_w) - s.left;
+  turned.bottom = span(s.kh, s.dilation_h) - s.bottom;
+  turned.right = span(s.kw, s.dilation_w) - s.right;
+  patches_forward(turned, y, w, x, epilogue);
+}
+
+void patches_weights(const ConvShape& s, const float* x, float* w, const float* y) {
+  const int64_t rows = positions(s), segment = segment_of(s);
+  if (is_matrix(s)) return gemm<float>({s.out, s.c, rows, 1, s.out, s.c, 1, s.c, segment}, y, x, w);
+  const Buffer<float> sums(depth(s) * s.out);
+  const Image image{s, x};
+  gemm({depth(s), s.out, rows, 0, 0, s.out, 1, s.out, segment}, FormedA<float>{form_columns, &image, true}, y,
+       sums.data());
+  weights_to_front(s, sums.data(), w);
+}
+
+void weights_to_front(const ConvShape& s, const float* from, float* to) {
+  constexpr int64_t strip = 16;  // filters: whole cache lines are read
+  const int64_t taps = s.kh * s.kw;
+  parallel_for((s.out + strip - 1) / strip, grain(strip * depth(s)), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin * strip; o < std::min(end * strip, s.out); o += strip)
+      for (int64_t c = 0; c < s.c; ++c)
+        for (int64_t t = 0; t < taps; ++t)
+          for (int64_t i = o; i < std::min(o + strip, s.out); ++i)
+            to[(i * s.c + c) * taps + t] = from[(t * s.c + c) * s.out + i];
+  });
+}
+
+}  // namespace rp::cpu
