@@ -49,6 +49,8 @@ class RegionKernel {
   virtual void run(const RegionCall& call) const = 0;
   /// How it runs ("jit avx2", "tile", a library's name), for reports.
   virtual std::string form() const = 0;
+  /// How many tensors it only puts into another order, before or after its work or as its work.
+  virtual int reorders() const { return 0; }
   /// Memory that one run needs beside its operands.
   virtual size_t scratch_bytes() const { return 0; }
   /// Plans that the kernel runs, and how often in one run of its own (1 where that is not known).

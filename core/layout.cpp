@@ -61,6 +61,23 @@ Strides packed_strides(const Shape& shape) {
   return strides;
 }
 
+std::optional<Dims> memory_order(const Layout& l) {
+  if (l.contiguous) return {};
+  std::array<int, max_rank> axes{};
+  for (int i = 0; i < l.rank(); ++i) axes[static_cast<size_t>(i)] = i;
+  std::stable_sort(axes.begin(), axes.begin() + l.rank(), [&](int a, int b) { return l.strides[a] > l.strides[b]; });
+  Dims order;
+  int64_t left = l.numel;
+  for (int i = 0; i < l.rank(); ++i) {
+    const int axis = axes[static_cast<size_t>(i)];
+    order.push_back(axis);
+    if (l.shape()[axis] == 1) continue;
+    left /= l.shape()[axis];
+    if (l.strides[axis] != left) return {};
+  }
+  return order;
+}
+
 int64_t extent_of(const Layout& layout) {
   if (!layout.numel) return 0;
   int64_t last = 0;

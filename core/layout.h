@@ -2,6 +2,7 @@
 #include <array>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -83,6 +84,10 @@ const Layout* intern(const Spec& spec, const Strides& strides);
 
 /// Row-major strides of a shape.
 Strides packed_strides(const Shape& shape);
+
+/// The axes from the slowest to the fastest, if the elements lie together without gaps or repetition, but not in
+/// row-major order.
+std::optional<Dims> memory_order(const Layout& layout);
 
 /// Elements between the first and the one past the last that a layout can reach (strides are never negative).
 int64_t extent_of(const Layout& layout);

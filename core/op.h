@@ -203,10 +203,15 @@ struct Op {
   Gradient gradient{};
   std::span<const Field> fields{};
   Samples samples{};
+  bool blocks = false;                                   // a kernel that takes an epilogue: see makes_blocks
   bool random = false;                                   // takes a position of the generator
   Type (*scalar_type)(int operand, Type out) = nullptr;  // of scalar operands; default: as the tensor operands
   mutable Slots slots{};
 };
+
+/// Whether pointwise ops may run on finished blocks of the op's result while they are in cache: matrix products, and
+/// kernels that say so.
+inline bool makes_blocks(const Op& op) { return op.kind == Kind::contract || op.blocks; }
 
 /// All entries, in the order of their families.
 std::span<const Op* const> op_table();

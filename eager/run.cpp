@@ -113,7 +113,7 @@ void compute_out(const Call& call, const Tensor& out) {
   if (!layout->numel) return;
   for (const Tensor* t : call.inputs) check_computed(*t);
   if (direct(call, layout)) return run_map(call, out);
-  if (call.op->kind == Kind::kernel && all_contiguous(call)) return run_kernel(call, out);
+  if (call.op->kind == Kind::kernel && !call.op->blocks && all_contiguous(call)) return run_kernel(call, out);
   engine.run_plan(call, out);
 }
 

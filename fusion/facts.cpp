@@ -97,9 +97,9 @@ std::string rule_by_kind(const Node& producer, const Node& consumer) {
   if (disabled("fuse")) return "fusing is switched off";
   if (consumer.op->kind == Kind::contract) return "a matrix product reads stored factors";
   if (consumer.op->kind == Kind::kernel) return "a library kernel reads stored operands";
+  if (makes_blocks(*producer.op)) return "the consumer had joined another region";
   if (producer.op->kind == Kind::kernel) return "a library kernel has no epilogue";
   if (producer.op->kind == Kind::write) return "it reads elements after they were written";
-  if (producer.op->kind == Kind::contract) return "the consumer had joined another region";
   return "together they have more operands than a program takes";
 }
 
@@ -185,8 +185,15 @@ std::vector<BufferFacts> Plan::buffer_facts() const {
   return list;
 }
 
+int Plan::reorders() const {
+  int n = 0;
+  for (const Step& step : steps_) n += step.kernel->reorders();
+  return n;
+}
+
 PlanFacts Plan::facts() const {
   PlanFacts f;
+  f.reorders = reorders();
   f.notes = graph_.notes;
   for (int32_t i = 0; i < graph_.size(); ++i)
     if (homes_.filled[static_cast<size_t>(i)])

@@ -1,6 +1,8 @@
 #include "reprise/fusion/legalize.h"
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
@@ -55,8 +57,35 @@ class Legalizer {
     return builder_.add(std::move(n));
   }
 
+  // Reduces in the order in which the elements lie where that keeps the order of the reduced elements and of the
+  // results: an image of shape nchw with its channels last, say.
+  bool follow_memory(Node& n) {
+    const std::optional<Dims> order = memory_order(*layout(n.inputs[0]));
+    if (!order) return false;
+    const int32_t axes = n.attrs.as<ReduceAttrs>().axes;
+    PermuteAttrs p{{}, order->rank()};
+    int32_t moved = 0, last[2] = {-1, -1};
+    for (int i = 0; i < order->rank(); ++i) {
+      const auto axis = static_cast<int32_t>((*order)[i]);
+      const bool reduced = axes >> axis & 1;
+      if (layout(n.inputs[0])->shape()[axis] != 1 && std::exchange(last[reduced], axis) > axis) return false;
+      p.axes[i] = axis;
+      moved |= static_cast<int32_t>(reduced) << i;
+    }
+    n.inputs[0] = view(permute_op, n.inputs[0], p, n.loc);
+    n.attrs = ReduceAttrs{moved, 0};
+    return true;
+  }
+
   // Reduced axes that do not lie together go last in a copy; inputs that loops cannot step through are copied.
   int32_t reduction(Node& n) {
+    const Layout* const result = n.layout;
+    if (follow_memory(n)) n.layout = shape_of(*n.op, n.inputs[0], n.attrs);
+    const int32_t value = reduce_as_it_lies(n);
+    return layout(value) == result ? value : view(reshape_op, value, SpecAttrs{result}, n.loc);
+  }
+
+  int32_t reduce_as_it_lies(Node& n) {
     const Shape shape = layout(n.inputs[0])->shape();
     const int32_t axes = n.attrs.as<ReduceAttrs>().axes;
     if (together(shape, axes)) {
@@ -75,8 +104,7 @@ class Legalizer {
         }
     const int32_t moved = packed(view(permute_op, n.inputs[0], p, n.loc), n.loc);
     const ReduceAttrs last{((1 << shape.rank()) - 1) & ~((1 << kept) - 1), 0};
-    const int32_t result = add(*n.op, {moved}, last, shape_of(*n.op, moved, last), n.loc);
-    return layout(result) == n.layout ? result : view(reshape_op, result, SpecAttrs{n.layout}, n.loc);
+    return add(*n.op, {moved}, last, shape_of(*n.op, moved, last), n.loc);
   }
 
   const Layout* shape_of(const Op& op, int32_t input, const Attrs& attrs) {

@@ -106,8 +106,13 @@ class Lowering {
     int32_t home = product;
     if (!stored_[static_cast<size_t>(product)])
       for (int32_t i : d_.nodes)
-        if (stored_[static_cast<size_t>(i)] && node(i).layout == node(product).layout) home = i;
+        if (stored_[static_cast<size_t>(i)] && node(i).layout == node(product).layout && can_hold(product, i)) home = i;
     add_operand(place_of(home), true, false);
+  }
+
+  // A kernel fills a buffer of its own, a matrix product any whose columns lie together.
+  bool can_hold(int32_t product, int32_t home) const {
+    return node(product).op->kind == Kind::contract || place_of(home).layout->contiguous;
   }
 
   // ---- stages ----
@@ -128,7 +133,7 @@ class Lowering {
   std::vector<int32_t> read_inputs(int32_t i) const {
     const Node& n = node(i);
     if (n.op->kind == Kind::write) return {n.inputs[1]};
-    if (n.op->kind == Kind::contract) return {};
+    if (makes_blocks(*n.op)) return {};
     return n.inputs;
   }
 
@@ -141,7 +146,7 @@ class Lowering {
       const bool reduces = node(i).op->kind == Kind::reduce;
       const int when = reduces ? stage_[i] - 1 : stage_[i];
       if (when != s || (reduces || full(i)) != full_stage) continue;
-      if (node(i).op->kind == Kind::contract) continue;
+      if (makes_blocks(*node(i).op)) continue;
       any = true;
       if (reduces)
         accumulate(w, i);
@@ -234,7 +239,7 @@ class Lowering {
   Value read(Work& w, int32_t in, bool full_stage) {
     const int32_t p = producer_of(g_, in);
     if (p >= 0 && inside(p)) {
-      if (node(p).op->kind == Kind::contract) return load(w, operand_slot(w, 2, false));
+      if (makes_blocks(*node(p).op)) return load(w, operand_slot(w, 2, false));
       if (const auto it = w.values.find(p); it != w.values.end()) return it->second;
       if (!full(p)) return row_value(w, p);
       const int index = temp_of(p, region().full_temps);

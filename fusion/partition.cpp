@@ -75,8 +75,8 @@ Draft fresh(const Graph& g, int32_t i) {
   const Node& n = g[i];
   Draft d{.kind = RegionKind::map, .shape = n.layout->shape(), .reduced = 0, .nodes = {i}};
   if (n.op->kind == Kind::write) d.shape = g[n.inputs[1]].layout->shape();
-  if (n.op->kind == Kind::contract) d.kind = RegionKind::gemm;
   if (n.op->kind == Kind::kernel) d.kind = RegionKind::kernel;
+  if (makes_blocks(*n.op)) d.kind = RegionKind::gemm;
   if (n.op->kind == Kind::control) d.kind = RegionKind::control;
   if (n.op->kind == Kind::reduce) {
     d.shape = g[n.inputs[0]].layout->shape();
@@ -246,7 +246,7 @@ class Splitter {
     if (!full && n.op->kind == Kind::pointwise && n.layout->numel != kept_count(d)) return "the shapes differ";
     if (n.op->kind == Kind::write)
       if (std::string why = check_write(d, i, strides); !why.empty()) return why;
-    if (n.op->kind == Kind::contract) return {};
+    if (makes_blocks(*n.op)) return {};
     for (size_t k = n.op->kind == Kind::write ? 1 : 0; k < (n.op->kind == Kind::write ? 2 : n.inputs.size()); ++k) {
       const int32_t p = producer_of(g_, n.inputs[k]);
       if (p >= 0 && contains(d, p)) {

@@ -32,6 +32,7 @@ class Plan final : public Executable {
   const Graph& graph() const override { return graph_; }
   const Layout* output_layout(size_t j) const override { return graph_[base_of(graph_, graph_.outputs[j])].layout; }
   int kernels() const override { return static_cast<int>(steps_.size()); }
+  int reorders() const override;
   size_t arena_bytes() const override { return arena_; }
   PlanFacts facts() const override;
   std::optional<Difference> first_difference(const Frame& frame) const override;

@@ -71,6 +71,7 @@ struct CaptureStats {
   int64_t flushes = 0, plan_runs = 0, plan_builds = 0, divergences = 0, recordings = 0;
   int64_t verified = 0;                       ///< flushes compared with eager, bit for bit
   int64_t kernels = 0;                        ///< kernels launched by the last plan
+  int64_t reorders = 0;                       ///< tensors that the last plan only puts into another order
   int64_t arena_bytes = 0, output_bytes = 0;  ///< of the last plan
   double compile_ms = 0;
 };

@@ -50,6 +50,8 @@ class Executable {
   /// The layout of the buffer of output j: that of its base.
   virtual const Layout* output_layout(size_t j) const = 0;
   virtual int kernels() const = 0;
+  /// Tensors that one run only puts into another order.
+  virtual int reorders() const = 0;
   virtual size_t arena_bytes() const = 0;
   /// Everything that reports tell of it, but for what was measured.
   virtual PlanFacts facts() const = 0;

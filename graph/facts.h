@@ -56,6 +56,7 @@ struct PlanFacts {
   std::vector<BufferFacts> buffers;
   std::vector<RefusalFacts> refusals;
   size_t arena_bytes = 0, live_bytes = 0;  // live: the most that is alive at one step
+  int reorders = 0;                        // tensors that are only put into another order
 };
 
 /// Ops of a trie of recordings that follow each other without a branch.

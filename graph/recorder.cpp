@@ -344,6 +344,7 @@ void Recorder::run_pending(std::string_view reason) {
   ++trie_.stats.plan_runs;
   trie_.stats.planned += static_cast<int64_t>(pending_.size());
   trie_.stats.kernels = plan->code->kernels();
+  trie_.stats.reorders = plan->code->reorders();
   trie_.stats.arena_bytes = static_cast<int64_t>(plan->code->arena_bytes());
   pending_.clear();
 }

@@ -44,8 +44,8 @@ std::string cost_text(const T& t) {
 }
 
 std::string plan_text(const PlanFacts& plan, const std::string& margin) {
-  std::string text = fmt::format("{} kernels, arena {} bytes (at least {} alive at once)\n", plan.kernels.size(),
-                                 plan.arena_bytes, plan.live_bytes);
+  std::string text = fmt::format("{} kernels, {} reorders, arena {} bytes (at least {} alive at once)\n",
+                                 plan.kernels.size(), plan.reorders, plan.arena_bytes, plan.live_bytes);
   text += fmt::format("{}all kernels: {}\n", margin, cost_text(totals(plan)));
   for (size_t s = 0; s < plan.kernels.size(); ++s) {
     const KernelFacts& k = plan.kernels[s];

@@ -43,6 +43,7 @@ Json plan_summary(const PlanFacts& plan) {
     j["times"] = plan.times;
   }
   j["notes"] = plan.notes;
+  j["reorders"] = plan.reorders;
   j["inputs"] = plan.inputs;
   j["outputs"] = plan.outputs;
   j["writes"] = plan.writes;

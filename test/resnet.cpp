@@ -93,6 +93,22 @@ TEST_CASE("ResNet-50 leaves the same bits eager, captured, and with any block ca
   }
 }
 
+TEST_CASE("ResNet-50 puts nothing but its image into another order, and fuses what follows a convolution") {
+  for (const DataFormat format : {DataFormat::nchw, DataFormat::nhwc}) {
+    const bool nchw = format == DataFormat::nchw;
+    INFO((nchw ? "nchw" : "nhwc"));
+    ResNet50 net = make(format);
+    const Tensor x = images(format), y = tensor({3, 7});
+    NoGrad no_grad;
+    net.train(false);
+    auto infer = capture([&](const Tensor& in) { return net(in); });
+    for (int i = 0; i < 2; ++i) infer(x);
+    CHECK(infer.stats().reorders == nchw);
+    CHECK(infer.stats().kernels <= 53 + 53 + 4);  // convolutions, factors of the norms, pool, mean, head
+    CHECK(infer.explain().find(nchw ? " 1 reorders" : " 0 reorders") != std::string::npos);
+  }
+}
+
 TEST_CASE("ResNet-50 computes the same function in both formats") {
   const ResNet50 first = make(DataFormat::nchw), last = make(DataFormat::nhwc);
   NoGrad no_grad;

@@ -58,6 +58,7 @@ void choose_library(const ConvShape& s, ConvChoice& choice) {
   }
   choice.method = ConvMethod::library;
   choice.form = whole->form();
+  choice.reorders = whole->reorders();
   choice.whole = std::move(whole);
 }
 

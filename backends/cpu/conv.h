@@ -42,6 +42,7 @@ enum class ConvMethod : uint8_t {
 struct ConvChoice {
   ConvMethod method = ConvMethod::im2col;
   int64_t slice = 1, slices = 0;
+  int reorders = 0;                            // of an image and a result by the library
   std::unique_ptr<const DnnConv> whole, tail;  // for a full slice and for what remains
   std::string form = "im2col";                 // "direct", "patches", "jit:avx2", "im2col"
 };

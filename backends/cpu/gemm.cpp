@@ -318,8 +318,9 @@ void gemm(const GemmShape& shape, const FormedA<T>& a, const T* b, T* c, const E
 template <class T>
 void gemm_runs(const RunProducts<T>& x) {
   for (int64_t i = 0; i < x.count; i++)
-    kernels<T>().multiply({x.m, x.n, x.k, x.a + i * x.a_product, x.a_row, x.a_col, false, x.b, x.b_row, x.b_panel,
-                           x.c + i * x.m * x.c_row, x.c_row, false, x.k, x.adds, x.run, x.skip});
+    kernels<T>().multiply({x.m, x.n, x.k, x.a + i * x.a_product, x.a_row, x.a_col, false, x.b + i * x.b_product,
+                           x.b_row, x.b_panel, x.c + i * x.c_product, x.c_row, false, x.k, x.adds, x.run, x.a_skip,
+                           x.b_skip});
 }
 
 template <class T>

@@ -67,17 +67,17 @@ struct FormedA {
   bool by_columns = false;
 };
 
-/// `count` products with one B, of which A lies in memory in runs: after every `run` steps along k it moves on by
-/// `skip` elements more. The products' rows stand below each other in C; run divides k.
+/// `count` products whose factors lie in memory in runs: after every `run` steps along k, which it divides, A and B
+/// move on by their `skip` elements more. From one product to the next all three move on by their `product`.
 template <class T>
 struct RunProducts {
-  int64_t count, m, n, k;
+  int64_t count, m, n, k, run;
   const T* a;
-  int64_t a_product, a_row, a_col, run, skip;
+  int64_t a_product, a_row, a_col, a_skip;
   const T* b;  // panels of gemm_width<T>() columns, `b_panel` apart
-  int64_t b_row, b_panel;
+  int64_t b_product, b_row, b_panel, b_skip;
   T* c;
-  int64_t c_row;
+  int64_t c_product, c_row;
   bool adds;  // to what C holds
 };
 /// On the calling thread.

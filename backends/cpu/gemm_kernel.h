@@ -26,8 +26,8 @@ struct Block {
   bool accumulate;  // C holds the sums over what came before this range of k, and they go on
   int64_t segment;  // k is cut into segments of this length: each has sums of its own, which are added to C in order
   bool adds;        // C holds what the segments before this range of k have come to
-  int64_t run;      // after each run of this length, which divides the segment, A moves on by `skip` elements more
-  int64_t skip;
+  int64_t run;  // after each run of this length, which divides the segment, A and B move on by so many elements more
+  int64_t a_skip, b_skip;
   /// If set, B is read in place and the first tile of each panel, of six rows, also writes the panel here for the tiles
   /// after it: between its fmas there is time for that.
   T* pack = nullptr;
@@ -81,7 +81,7 @@ struct Tile {
   bool accumulate;
   int64_t segment;
   bool adds;
-  int64_t run, skip;
+  int64_t run, a_skip, b_skip;
   int64_t tail;  // columns in the last vector
   T* pack = nullptr;
 };
@@ -111,7 +111,7 @@ void tile(const Tile<V>& t) {
           sums[r][v] = V::load(c);
       });
     });
-    for (int64_t rest = t.segment; rest > 0; rest -= t.run, a += t.skip)
+    for (int64_t rest = t.segment; rest > 0; rest -= t.run, a += t.a_skip, b += t.b_skip)
       for (int64_t k = t.run; k > 0; k--, a += a_col, b += b_row) {
         Reg row[Vectors];
         unroll<Vectors>([&](auto v) RP_INLINE {
@@ -155,9 +155,22 @@ template <class V>
 void column_strip(const Block<typename V::Element>& x, int64_t j, int64_t n, const TileFn<V>* kernels,
                   TileFn<V> tall = nullptr) {
   constexpr int64_t width = V::width * panel_vectors;
-  Tile<V> t{x.k,       x.a,       x.a_row, x.a_col, x.b + j / width * x.b_panel,
-            x.b_row,   x.b_panel, x.c + j, x.c_row, x.accumulate,
-            x.segment, x.adds,    x.run,   x.skip,  n % V::width ? n % V::width : V::width};
+  Tile<V> t{x.k,
+            x.a,
+            x.a_row,
+            x.a_col,
+            x.b + j / width * x.b_panel,
+            x.b_row,
+            x.b_panel,
+            x.c + j,
+            x.c_row,
+            x.accumulate,
+            x.segment,
+            x.adds,
+            x.run,
+            x.a_skip,
+            x.b_skip,
+            n % V::width ? n % V::width : V::width};
   int64_t i = 0;
   if (x.pack) {
     if (x.a_packed) t.a_row = 1, t.a_col = tile_rows;

@@ -177,6 +177,7 @@ class Conv final : public DnnConv {
         form_(std::move(made.form)) {}
 
   std::string_view form() const override { return form_; }
+  int reorders() const override { return !x_.same() + !y_.same(); }
   const Desc& weights_desc() const { return w_.desc(); }
   size_t weights_bytes() const override { return w_.bytes(); }
   size_t scratch_bytes() const override {
@@ -218,10 +219,11 @@ std::initializer_list<Tag> candidates(const ConvShape& s) {
   static constexpr std::initializer_list<Tag> blocked{Tag::any, Tag::nhwc, Tag::nchw};
   static constexpr std::initializer_list<Tag> channels_last{Tag::nhwc, Tag::any, Tag::nchw};
   static constexpr std::initializer_list<Tag> planes{Tag::nchw, Tag::nhwc, Tag::any};
+  if (s.nhwc) return channels_last;
   if (s.c > 4) return blocked;
   // With few channels, blocks of eight are mostly padding.
   if (s.pass == ConvPass::backward_data) return planes;
-  return s.nhwc || s.pass == ConvPass::backward_weights ? channels_last : blocked;
+  return s.pass == ConvPass::backward_weights ? channels_last : blocked;
 }
 
 }  // namespace

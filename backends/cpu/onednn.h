@@ -15,6 +15,8 @@ class DnnConv {
   virtual ~DnnConv() = default;
   /// What runs: "jit:avx2".
   virtual std::string_view form() const = 0;
+  /// How many of x and y it puts into another order.
+  virtual int reorders() const = 0;
   virtual size_t weights_bytes() const = 0;
   virtual size_t scratch_bytes() const = 0;
   /// Weights [out, c, kh, kw] to the inner layout and back.

@@ -16,7 +16,7 @@ std::unique_ptr<RegionKernel> compile_region(Backend& backend, const Region& reg
     case RegionKind::columns:
       return compile_columns(backend, region);
     case RegionKind::gemm:
-      return compile_gemm(backend, region);
+      return region.op->kind == Kind::contract ? compile_gemm(backend, region) : compile_conv(backend, region);
     case RegionKind::copy:
       return compile_copy(region);
     case RegionKind::control:

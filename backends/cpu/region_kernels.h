@@ -15,6 +15,7 @@ std::unique_ptr<RegionKernel> compile_map(Backend& backend, const Region& region
 std::unique_ptr<RegionKernel> compile_rows(Backend& backend, const Region& region);
 std::unique_ptr<RegionKernel> compile_columns(Backend& backend, const Region& region);
 std::unique_ptr<RegionKernel> compile_gemm(Backend& backend, const Region& region);
+std::unique_ptr<RegionKernel> compile_conv(Backend& backend, const Region& region);
 std::unique_ptr<RegionKernel> compile_copy(const Region& region);
 std::unique_ptr<RegionKernel> compile_call(Backend& backend, const Region& region);
 

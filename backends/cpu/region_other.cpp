@@ -51,6 +51,7 @@ class CopyKernel final : public RegionKernel {
   }
 
   std::string form() const override { return "copy"; }
+  int reorders() const override { return 1; }
 
  private:
   struct Axis {

@@ -1,6 +1,7 @@
 #include "reprise/core/ops/define.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "reprise/core/infer.h"
 
@@ -114,6 +115,26 @@ struct Prepared {
     call.inputs = {inputs, static_cast<size_t>(n)};
   }
 
+  // The order of axes in which the first operand lies that is dense but not row-major. Matrices are left as they are:
+  // products read either order.
+  std::optional<Dims> order() const {
+    for (const Tensor* t : call.inputs)
+      if (t->rank() > 2 && !t->is_contiguous())
+        if (auto order = memory_order(t->layout())) return order;
+    return {};
+  }
+
+  // The result, computed and stored in that order.
+  Tensor apply_in(const Dims& order) {
+    for (size_t i = 0; i < call.inputs.size(); ++i) {
+      made[i] = inputs[i]->permute(order);
+      inputs[i] = &made[i];
+    }
+    Dims back = order;
+    for (int i = 0; i < order.rank(); ++i) back[static_cast<int>(order[i])] = i;
+    return apply(call).permute(back);
+  }
+
   void expand_all(const Op& op, int n) {
     Shape shape = inputs[0]->shape();
     for (int i = 1; i < n; ++i) shape = broadcast(op.name, shape, inputs[i]->shape());
@@ -134,12 +155,14 @@ Tensor elementwise(const Op& op, std::initializer_list<const Operand*> operands,
   // One or two tensors of one layout, the most frequent call, need neither promotion nor broadcasting.
   const Tensor *first = (*operands.begin())->tensor, *last = (*(operands.end() - 1))->tensor;
   if (operands.size() <= 2 && first && last && &first->layout() == &last->layout() && !attrs.size() &&
-      first->dtype() != DType::boolean &&
+      first->dtype() != DType::boolean && first->is_contiguous() &&
       (promote == Promote::same || (promote == Promote::floating && is_floating(first->dtype())))) {
     const Tensor* inputs[] = {first, last};
     return apply({.op = &op, .inputs = {inputs, operands.size()}});
   }
-  return apply(Prepared(op, operands, promote, attrs).call);
+  Prepared prepared(op, operands, promote, attrs);
+  if (const auto order = prepared.order()) return prepared.apply_in(*order);
+  return apply(prepared.call);
 }
 
 void elementwise_into(const Tensor& target, const Op& op, std::initializer_list<const Operand*> operands,

@@ -119,13 +119,15 @@ constinit const Op conv2d_op{.name = "conv2d",
                              .operands = 2,
                              .shape = conv_shape,
                              .gradient = {conv_gradient, Needs::inputs},
-                             .fields = ConvAttrs::fields};
+                             .fields = ConvAttrs::fields,
+                             .blocks = true};
 constinit const Op conv2d_backward_data_op{.name = "conv2d_backward_data",
                                            .kind = Kind::kernel,
                                            .operands = 2,
                                            .shape = conv_given,
                                            .gradient = {conv_data_gradient, Needs::inputs},
-                                           .fields = ConvAttrs::fields};
+                                           .fields = ConvAttrs::fields,
+                                           .blocks = true};
 constinit const Op conv2d_backward_weights_op{.name = "conv2d_backward_weights",
                                               .kind = Kind::kernel,
                                               .operands = 2,
@@ -209,43 +211,85 @@ PoolAttrs pool_attrs(const char* op, const Tensor& x, const Pool2dOptions& o) {
 
 }  // namespace
 
+namespace {
+
+// Images are convolved with their channels last. One of shape nchw is a view of that order, so that it has to be moved
+// only where it enters: results lie with their channels last, and pointwise ops and pools keep that.
+bool is_nchw(const Conv2dOptions& o) { return o.format == DataFormat::nchw; }
+Tensor channels_last(const Tensor& x) { return x.permute({0, 2, 3, 1}); }
+Tensor channels_first(const Tensor& x) { return x.permute({0, 3, 1, 2}); }
+Shape channels_last(const Shape& s) { return {s[0], s[2], s[3], s[1]}; }
+
+Tensor image(const char* op, const Tensor& x, DType dtype, const Conv2dOptions& o) {
+  if (x.rank() != 4) fail("{}: expected an image of four axes, got {}", op, to_string(x.spec()));
+  const Tensor v = cast(x, dtype);
+  return is_nchw(o) ? channels_last(v) : v;
+}
+
+ConvAttrs on_channels_last(ConvAttrs a) {
+  a.format = static_cast<int32_t>(DataFormat::nhwc);
+  return a;
+}
+
+}  // namespace
+
 Tensor conv2d(In x, In w, const Tensor& bias, Conv2dOptions options) {
   At at(x.loc);
-  const ConvAttrs attrs = conv_attrs("conv2d", x->shape(), w->shape(), options);
+  const ConvAttrs attrs = on_channels_last(conv_attrs("conv2d", x->shape(), w->shape(), options));
   const DType dtype = common(x, w);
-  const Tensor y = contiguous_call(conv2d_op, cast(x, dtype), cast(w, dtype), attrs);
-  if (!bias.defined()) return y;
-  const int64_t out = w->shape()[0];
-  if (bias.shape() != Shape{out}) fail("conv2d: expected a bias [{}], got {}", out, to_string(bias.spec()));
-  return y + (options.format == DataFormat::nchw ? bias.reshape({out, 1, 1}) : bias);
+  Tensor y = contiguous_call(conv2d_op, image("conv2d", x, dtype, options), cast(w, dtype), attrs);
+  if (bias.defined()) {
+    const int64_t out = w->shape()[0];
+    if (bias.shape() != Shape{out}) fail("conv2d: expected a bias [{}], got {}", out, to_string(bias.spec()));
+    y = y + bias;
+  }
+  return is_nchw(options) ? channels_first(y) : y;
 }
 
 Tensor conv2d_backward_data(In dy, In w, const Shape& x_shape, Conv2dOptions options) {
   At at(dy.loc);
-  ConvAttrs attrs = conv_attrs("conv2d_backward_data", x_shape, w->shape(), options);
+  ConvAttrs attrs = on_channels_last(conv_attrs("conv2d_backward_data", x_shape, w->shape(), options));
   const DType dtype = common(dy, w);
-  attrs.spec = intern({dtype, x_shape, dy->device()});
-  return contiguous_call(conv2d_backward_data_op, cast(dy, dtype), cast(w, dtype), attrs);
+  attrs.spec = intern({dtype, is_nchw(options) ? channels_last(x_shape) : x_shape, dy->device()});
+  const Tensor last = image("conv2d_backward_data", dy, dtype, options);
+  const Tensor dx = contiguous_call(conv2d_backward_data_op, last, cast(w, dtype), attrs);
+  return is_nchw(options) ? channels_first(dx) : dx;
 }
 
 Tensor conv2d_backward_weights(In x, In dy, const Shape& w_shape, Conv2dOptions options) {
   At at(x.loc);
-  ConvAttrs attrs = conv_attrs("conv2d_backward_weights", x->shape(), w_shape, options);
+  ConvAttrs attrs = on_channels_last(conv_attrs("conv2d_backward_weights", x->shape(), w_shape, options));
   const DType dtype = common(x, dy);
   attrs.spec = intern({dtype, w_shape, x->device()});
-  return contiguous_call(conv2d_backward_weights_op, cast(x, dtype), cast(dy, dtype), attrs);
+  const auto last = [&](const Tensor& t) { return image("conv2d_backward_weights", t, dtype, options); };
+  return contiguous_call(conv2d_backward_weights_op, last(x), last(dy), attrs);
 }
+
+namespace {
+
+// A pool takes an image as it lies.
+Tensor pooled(const Op& op, const Tensor& x, PoolAttrs attrs) {
+  const bool nchw = attrs.format == static_cast<int32_t>(DataFormat::nchw);
+  const Tensor last = nchw && !x.is_contiguous() ? channels_last(x) : Tensor();
+  if (!last.defined() || !last.is_contiguous()) {
+    const Tensor v = x.contiguous();
+    return call(op, {&v}, attrs);
+  }
+  attrs.format = static_cast<int32_t>(DataFormat::nhwc);
+  return channels_first(call(op, {&last}, attrs));
+}
+
+}  // namespace
 
 Tensor max_pool2d(In x, Pool2dOptions options) {
   At at(x.loc);
-  const Tensor v = x->contiguous();
-  return call(max_pool2d_op, {&v}, pool_attrs("max_pool2d", x, options));
+  return pooled(max_pool2d_op, x, pool_attrs("max_pool2d", x, options));
 }
 
 Tensor avg_pool2d(In x, Pool2dOptions options) {
   At at(x.loc);
-  const Tensor v = (is_floating(x->dtype()) ? x.tensor : cast(x, DType::f32)).contiguous();
-  return call(avg_pool2d_op, {&v}, pool_attrs("avg_pool2d", x, options));
+  const PoolAttrs attrs = pool_attrs("avg_pool2d", x, options);
+  return pooled(avg_pool2d_op, is_floating(x->dtype()) ? x.tensor : cast(x, DType::f32), attrs);
 }
 
 }  // namespace rp
