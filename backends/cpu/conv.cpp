@@ -39,11 +39,10 @@ constexpr int64_t few_weights = 10240;  // what the first-level cache holds besi
 /// Whether our kernels serve the pass, and which.
 bool own_method(const ConvShape& s, ConvMethod& method) {
   if (!s.nhwc) return false;
-  const bool direct = s.dilation_w == 1 && s.kh * s.kw > 1 && s.weights() <= few_weights;
+  const bool direct =
+      s.pass != ConvPass::backward_data && s.dilation_w == 1 && s.kh * s.kw > 1 && s.weights() <= few_weights;
   method = direct ? ConvMethod::direct : ConvMethod::patches;
-  if (s.pass != ConvPass::backward_data) return true;
-  method = ConvMethod::patches;
-  return s.stride_h == 1 && s.stride_w == 1;
+  return true;
 }
 
 void choose_library(const ConvShape& s, ConvChoice& choice) {
@@ -263,7 +262,8 @@ std::unique_ptr<const PackedB<float>> pack_conv_weights(const ConvShape& s, DTyp
   if (method != ConvMethod::direct && method != ConvMethod::patches) return nullptr;
   const auto* w = static_cast<const float*>(weights);
   const int64_t taps = s.kh * s.kw, all = s.c * taps;
-  if (s.pass == ConvPass::backward_data) {
+  const bool turns = s.pass == ConvPass::backward_data && !s.strided();
+  if (turns) {
     if (taps == 1) return pack_b(s.out, s.c, w, s.c, 1);
     const Buffer<float> turned(s.weights());  // [kh, kw, out, c], the window turned around
     parallel_for(s.out, grain(all), [&](int64_t begin, int64_t end) {
@@ -274,14 +274,17 @@ std::unique_ptr<const PackedB<float>> pack_conv_weights(const ConvShape& s, DTyp
     });
     return pack_b(taps * s.out, s.c, turned.data(), s.c, 1);
   }
-  if (taps == 1 || s.c == 1) return pack_b(all, s.out, w, 1, all);
+  const auto in_order = [&](const float* data) {
+    return s.pass == ConvPass::forward ? pack_b(all, s.out, data, 1, all) : pack_b(s.out, all, data, all, 1);
+  };
+  if (taps == 1 || s.c == 1) return in_order(w);
   const Buffer<float> last(s.weights());  // [out, kh, kw, c]
   parallel_for(s.out, grain(all), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; ++o)
       for (int64_t t = 0; t < taps; ++t)
         for (int64_t c = 0; c < s.c; ++c) last.data()[o * all + t * s.c + c] = w[o * all + c * taps + t];
   });
-  return pack_b(all, s.out, last.data(), 1, all);
+  return in_order(last.data());
 }
 
 void convolve(const ConvShape& s, DType dtype, void* x, const void* w, void* y, const PackedB<float>* packed,
@@ -290,9 +293,10 @@ void convolve(const ConvShape& s, DType dtype, void* x, const void* w, void* y, 
   auto* const image = static_cast<float*>(x);
   auto* const result = static_cast<float*>(y);
   if (choice.method == ConvMethod::direct) return direct_forward(s, image, *packed, result, epilogue);
-  if (choice.method == ConvMethod::patches)
-    return s.pass == ConvPass::forward ? patches_forward(s, image, *packed, result, epilogue)
-                                       : patches_backward_data(s, image, *packed, result, epilogue);
+  if (choice.method == ConvMethod::patches) {
+    if (s.pass == ConvPass::forward) return patches_forward(s, image, *packed, result, epilogue);
+    return (s.strided() ? patches_backward_strided : patches_backward_data)(s, image, *packed, result, epilogue);
+  }
   visit_dtype(dtype, [&]<class T>(T) {
     if constexpr (!std::is_same_v<T, bool>)
       run_slices(s, choice, static_cast<T*>(x), static_cast<const T*>(w), static_cast<T*>(y), epilogue);

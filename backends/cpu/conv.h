@@ -20,6 +20,7 @@ struct ConvShape {
   ConvPass pass;
   bool operator==(const ConvShape&) const = default;
 
+  bool strided() const { return stride_h != 1 || stride_w != 1; }
   int64_t x_image() const { return c * h * w; }
   int64_t y_image() const { return out * oh * ow; }
   int64_t weights() const { return out * c * kh * kw; }
@@ -78,6 +79,9 @@ void patches_forward(const ConvShape& shape, const float* x, const PackedB<float
 /// Of stride 1: the gradient of the image is the convolution of y with the weights turned around.
 void patches_backward_data(const ConvShape& shape, float* x, const PackedB<float>& w, const float* y,
                            const Epilogue* epilogue);
+/// Of any stride: each patch is a product of an output and the weights, and is added to its place in order.
+void patches_backward_strided(const ConvShape& shape, float* x, const PackedB<float>& w, const float* y,
+                              const Epilogue* epilogue);
 /// Sums run over positions and images in order, in segments of some rows.
 void patches_weights(const ConvShape& shape, const float* x, float* w, const float* y);
 /// [kh, kw, c, out] to [out, c, kh, kw].

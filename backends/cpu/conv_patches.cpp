@@ -96,6 +96,45 @@ void patches_backward_data(const ConvShape& s, float* x, const PackedB<float>& w
   patches_forward(turned, y, w, x, epilogue);
 }
 
+namespace {
+
+/// Adds the patches of some rows of outputs from (oh, 0) on to their places in an image.
+void add_patches(const ConvShape& s, int64_t oh, int64_t rows, const float* patches, float* image) {
+  const Stretch stretch(s);
+  const int64_t length = stretch.pixels * s.c, stretches = s.kh * stretch.per_row;
+  for (int64_t i = 0; i < rows * s.ow; ++i)
+    for (int64_t u = 0; u < stretches; ++u, patches += length) {
+      const int64_t h = (oh + i / s.ow) * s.stride_h - s.top + u / stretch.per_row * s.dilation_h;
+      const int64_t w = i % s.ow * s.stride_w - s.left + u % stretch.per_row * s.dilation_w;
+      if (h < 0 || h >= s.h) continue;
+      const int64_t first = std::clamp<int64_t>(-w * s.c, 0, length);
+      const int64_t last = std::clamp<int64_t>((s.w - w) * s.c, first, length);
+      float* const to = image + (h * s.w + w) * s.c;
+      for (int64_t j = first; j < last; ++j) to[j] += patches[j];
+    }
+}
+
+}  // namespace
+
+void patches_backward_strided(const ConvShape& s, float* x, const PackedB<float>& w, const float* y,
+                              const Epilogue* epilogue) {
+  constexpr int64_t most = 1 << 16;  // elements of patches that stay in the second-level cache
+  const int64_t k = depth(s), chunk = std::clamp<int64_t>(most / (s.ow * k), 1, s.oh);
+  parallel_for(s.n, 1, [&](int64_t begin, int64_t end) {
+    const Buffer<float> patches(chunk * s.ow * k);
+    for (int64_t i = begin; i < end; ++i) {
+      float* const image = x + i * s.x_image();
+      std::fill_n(image, s.x_image(), 0.0f);
+      for (int64_t oh = 0; oh < s.oh; oh += chunk) {
+        const int64_t rows = std::min(chunk, s.oh - oh);
+        gemm({rows * s.ow, k, s.out, s.out, 1, 0, 0, k}, y + i * s.y_image() + oh * s.ow * s.out, w, patches.data());
+        add_patches(s, oh, rows, patches.data(), image);
+      }
+      if (epilogue) epilogue->run(epilogue->context, i * s.h * s.w, s.h * s.w, 0, s.c);
+    }
+  });
+}
+
 void patches_weights(const ConvShape& s, const float* x, float* w, const float* y) {
   const int64_t rows = positions(s), segment = segment_of(s);
   if (is_matrix(s)) return gemm<float>({s.out, s.c, rows, 1, s.out, s.c, 1, s.c, segment}, y, x, w);
@@ -110,11 +149,16 @@ void weights_to_front(const ConvShape& s, const float* from, float* to) {
   constexpr int64_t strip = 16;  // filters: whole cache lines are read
   const int64_t taps = s.kh * s.kw;
   parallel_for((s.out + strip - 1) / strip, grain(strip * depth(s)), [&](int64_t begin, int64_t end) {
-    for (int64_t o = begin * strip; o < std::min(end * strip, s.out); o += strip)
-      for (int64_t c = 0; c < s.c; ++c)
+    const Buffer<float> window(taps * strip);
+    for (int64_t o = begin * strip; o < std::min(end * strip, s.out); o += strip) {
+      const int64_t filters = std::min(strip, s.out - o);
+      for (int64_t c = 0; c < s.c; ++c) {
         for (int64_t t = 0; t < taps; ++t)
-          for (int64_t i = o; i < std::min(o + strip, s.out); ++i)
-            to[(i * s.c + c) * taps + t] = from[(t * s.c + c) * s.out + i];
+          std::copy_n(from + (t * s.c + c) * s.out + o, filters, window.data() + t * strip);
+        for (int64_t i = 0; i < filters; ++i)
+          for (int64_t t = 0; t < taps; ++t) to[((o + i) * s.c + c) * taps + t] = window.data()[t * strip + i];
+      }
+    }
   });
 }
 
