@@ -138,6 +138,12 @@ bool disabled(std::string_view rewrite) {
   return !allowed || std::ranges::find(allowed->names_, rewrite) == allowed->names_.end();
 }
 
+std::vector<std::string_view> left_out() {
+  std::vector<std::string_view> names;
+  for (const Without* w = innermost; w; w = w->outer_) names.insert(names.end(), w->names_.begin(), w->names_.end());
+  return names;
+}
+
 Without::Without(std::vector<std::string_view> names)
     : names_(std::move(names)), outer_(std::exchange(innermost, this)) {}
 Without::~Without() { innermost = outer_; }

@@ -35,6 +35,9 @@ std::span<const Rewrite> inexact_rewrites();
 /// Whether a rewrite is left out: by REPRISE_DISABLE, by a `Without` of this thread, or for want of an `Allow`.
 bool disabled(std::string_view rewrite);
 
+/// The rewrites that `Without`s of this thread leave out.
+std::vector<std::string_view> left_out();
+
 /// Leaves rewrites out while it lives, on this thread, besides those that are left out already.
 class Without {
  public:
@@ -44,6 +47,7 @@ class Without {
 
  private:
   friend bool disabled(std::string_view rewrite);
+  friend std::vector<std::string_view> left_out();
   std::vector<std::string_view> names_;
   const Without* outer_;
 };

@@ -114,6 +114,8 @@ std::shared_ptr<Recording> make_recording(CaptureOptions options, const Loc& loc
   if (options.name.empty()) options.name = line_text(loc);
   options.profile |= switch_value("REPRISE_PROFILE") == "1";
   if (options.max_pending < 1) fail("capture: expected max_pending of at least 1, got {}", options.max_pending);
+  if (!(options.compile_budget_ms >= 0))
+    fail("capture: expected a compile budget of at least 0 ms, got {}", options.compile_budget_ms);
   return std::make_shared<Recording>(std::move(options));
 }
 

@@ -63,6 +63,8 @@ struct CaptureOptions {
   OnMismatch on_mismatch = OnMismatch::throw_error;  ///< what verify does
   bool profile = false;                              ///< times every kernel, for the reports (REPRISE_PROFILE=1)
   std::optional<Level> level = {};                   ///< default: the level in force when a plan runs
+  double compile_budget_ms = 1000;                   ///< the longest that a call waits for a plan; see docs/reports.md
+  bool drop_slow_plans = false;                      ///< a plan is timed beside op by op, and goes if it is slower
 };
 
 /// Counts since the capture was made (this thread's recordings).

@@ -333,19 +333,17 @@ Leaf& Recorder::leaf_of(TraceOp& t) {
 void Recorder::run_pending(std::string_view reason) {
   const bool known = current_->leaf != nullptr;
   if (!known) trie_.note(early_end(*current_, reason));
-  leaf_of(*current_);
+  Leaf& leaf = leaf_of(*current_);
   const LeafPlan* plan =
       known && !watches_nan() && (!trie_.watch || trie_.watch->plans) ? plan_for(*current_) : nullptr;
   if (!plan) return run_op_by_op();
-  if (mode() == Mode::verify)
+  const bool contest = trie_.options.drop_slow_plans && leaf.contest.runs < Contest::enough;
+  if (mode() == Mode::verify) {
     verify_plan(*plan);
-  else
-    run_plan(*plan);
-  ++trie_.stats.plan_runs;
-  trie_.stats.planned += static_cast<int64_t>(pending_.size());
-  trie_.stats.kernels = plan->code->kernels();
-  trie_.stats.reorders = plan->code->reorders();
-  trie_.stats.arena_bytes = static_cast<int64_t>(plan->code->arena_bytes());
+    count_run(*plan);
+  } else {
+    contest ? try_plan(leaf) : run_plan(*plan);
+  }
   pending_.clear();
 }
 
@@ -416,35 +414,6 @@ void Recorder::fail_pending() {
   drop_roots();
   pending_.clear();
   state_ = State::off;
-}
-
-bool Recorder::keeps_all_held(const LeafPlan& plan) const {
-  if (planted(Defect::liveness)) return true;
-  auto kept = plan.live.begin();
-  for (int32_t s = 0; s < static_cast<int32_t>(roots_.size()); ++s) {
-    if (kept != plan.live.end() && *kept == s)
-      ++kept;
-    else if (held(s))
-      return false;
-  }
-  return true;
-}
-
-const LeafPlan* Recorder::plan_for(TraceOp& end) {
-  Leaf& leaf = *end.leaf;
-  const bool level_fits = leaf.plan && leaf.plan->level == wanted_level();
-  if (level_fits && keeps_all_held(*leaf.plan)) return leaf.plan.get();
-  std::vector<int32_t> live;
-  for (int32_t s = 0; s < static_cast<int32_t>(roots_.size()); ++s)
-    if (held(s)) live.push_back(s);
-  if (!leaf.refusal.empty()) return nullptr;
-  if (leaf.plan) {  // values outlive the segment that did not before: the plan keeps all of them from now on
-    std::vector<int32_t> all;
-    std::set_union(live.begin(), live.end(), leaf.plan->live.begin(), leaf.plan->live.end(), std::back_inserter(all));
-    live = std::move(all);
-    trie_.note(level_fits ? rebuilt(end, leaf.plan->live, live) : "another plan: the level has changed");
-  }
-  return build_plan(leaf, end, std::move(live));
 }
 
 }  // namespace rp

@@ -125,13 +125,19 @@ class Recorder {
   void fail_pending();
   void show_recording() const;
   void run_plan(const LeafPlan& plan);
+  void count_run(const LeafPlan& plan);
   void verify_plan(const LeafPlan& plan);
   void tell(const std::string& difference);
   const LeafPlan* build_plan(Leaf& leaf, TraceOp& end, std::vector<int32_t> live);
   void bind();
   const LeafPlan* plan_for(TraceOp& end);
+  const LeafPlan* await_plan(Leaf& leaf, double wait_ms);
+  void try_plan(Leaf& leaf);
+  void refuse(Leaf& leaf, std::string why);
   Level wanted_level() const;
-  std::vector<std::string> differences(const Graph& graph);
+  /// Compiles the pending segment with some of the rewrites that may change bits.
+  using CompileWith = std::function<std::unique_ptr<Executable>(std::vector<std::string_view> allowed)>;
+  std::vector<std::string> differences(const CompileWith& compile);
   bool keeps_all_held(const LeafPlan& plan) const;
   std::vector<const TraceOp*> path_to(const TraceOp* end) const;
   Tensor run_one(const TraceOp& t, size_t first_scalar, const std::vector<Tensor>& values);

@@ -1,6 +1,5 @@
 // Running a pending path by its plan, and verifying that against op by op.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -15,56 +14,11 @@
 #include "reprise/graph/recorder.h"
 
 namespace rp {
-namespace {
-
-using Names = std::vector<std::string_view>;
-
-Names names_of(std::span<const Rewrite> rewrites) {
-  Names names;
-  for (const Rewrite& r : rewrites) names.push_back(r.name);
-  return names;
-}
-
-std::unique_ptr<Executable> compile(Graph graph, Names allowed) {
-  const Allow allow(std::move(allowed));
-  return engine.compile(std::move(graph), Device{});
-}
-
-}  // namespace
-
-// Plans that are verified are exact.
-Level Recorder::wanted_level() const {
-  return mode() == Mode::verify ? Level::exact : trie_.options.level.value_or(level());
-}
-
-const LeafPlan* Recorder::build_plan(Leaf& leaf, TraceOp& end, std::vector<int32_t> live) {
-  const auto start = std::chrono::steady_clock::now();
-  std::vector<ExternalSpec> externals;
-  for (const External& e : externals_) {
-    const Tensor& t = e.snapshot.defined() ? e.snapshot : e.tensor;
-    externals.push_back({t.impl()->layout, e.storage});
-  }
-  auto plan = std::make_unique<LeafPlan>();
-  plan->level = wanted_level();
-  try {
-    Graph graph = build_graph(path_to(&end), externals, live);
-    if (plan->level == Level::fast) plan->notes = differences(graph);
-    plan->code = compile(std::move(graph), plan->level == Level::fast ? names_of(inexact_rewrites()) : Names());
-  } catch (const Error& error) {
-    leaf.refusal = error.what();
-    trie_.note("no plan: " + leaf.refusal);
-    return nullptr;
-  }
-  plan->live = std::move(live);
-  if (trie_.options.profile) plan->times = std::make_unique<RunTimes>();
-  leaf.plan = std::move(plan);
-  ++trie_.stats.plan_builds;
-  trie_.stats.compile_ms += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-  return leaf.plan.get();
-}
 
 void Recorder::show_recording() const {
-  const Without all(names_of(rewrites()));
+  std::vector<std::string_view> names;
+  for (const Rewrite& r : rewrites()) names.push_back(r.name);
+  const Without all(std::move(names));
   Tensors externals;
   for (const External& e : externals_) externals.push_back(e.tensor);
   trie_.watch->records(build_graph(path_to(current_), external_specs(), {}), externals, scalars_);
@@ -163,6 +117,16 @@ void Recorder::run_plan(const LeafPlan& plan) {
 #ifdef REPRISE_PLANTED_DEFECTS
   plant_outputs(plan, kept);
 #endif
+  count_run(plan);
+}
+
+void Recorder::count_run(const LeafPlan& plan) {
+  CaptureStats& stats = trie_.stats;
+  ++stats.plan_runs;
+  stats.planned += static_cast<int64_t>(pending_.size());
+  stats.kernels = plan.code->kernels();
+  stats.reorders = plan.code->reorders();
+  stats.arena_bytes = static_cast<int64_t>(plan.code->arena_bytes());
 }
 
 namespace {
@@ -327,10 +291,10 @@ void Recorder::verify_plan(const LeafPlan& plan) {
 }
 
 // What each rewrite that may change bits changes in what the pending segment is about to compute, in words.
-std::vector<std::string> Recorder::differences(const Graph& graph) {
+std::vector<std::string> Recorder::differences(const CompileWith& compile) {
   bind();
-  const auto results = [&](Names allowed) {
-    const std::unique_ptr<Executable> code = compile(graph, std::move(allowed));
+  const auto results = [&](std::vector<std::string_view> allowed) {
+    const std::unique_ptr<Executable> code = compile(std::move(allowed));
     const Graph& g = code->graph();
     const std::vector<Copy> before = copies_of_written(g, bound_storages_);
     Tensors list;

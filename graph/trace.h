@@ -1,6 +1,8 @@
 #pragma once
 // Recorded ops. A segment of a program is a path through a trie of TraceOps, from its root to where the segment ended.
+#include <future>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,11 +27,26 @@ struct LeafPlan {
   std::unique_ptr<RunTimes> times{};  // where profiling is on
 };
 
+/// A plan that another thread is making.
+struct ComingPlan {
+  std::unique_ptr<LeafPlan> plan;
+  std::future<std::unique_ptr<Executable>> code;
+};
+
+/// The least times of a plan and of its ops one by one, taken in turn.
+struct Contest {
+  static constexpr int enough = 8;
+  int runs = 0;
+  double plan_ns = 0, ops_ns = 0;
+};
+
 /// The end of a path.
 struct Leaf {
   int64_t hits = 0;
   std::unique_ptr<LeafPlan> plan;
-  std::string refusal;  // why there is no plan, if compiling failed
+  std::optional<ComingPlan> coming;
+  Contest contest;
+  std::string refusal;  // why there is no plan
   /// Of a traced body: its graph for given inputs and outputs.
   struct Body {
     std::vector<const Layout*> inputs;

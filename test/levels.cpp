@@ -160,3 +160,55 @@ TEST_CASE("the approximate tanh is within six ulp", "[levels]") {
   CHECK(std::isnan(limits[4]));
   CHECK(limits[5] == 1e-30f);
 }
+
+TEST_CASE("no call waits longer than the budget for a plan", "[levels]") {
+  const Tensor x = normal({16, 16});
+  const auto body = [&] {
+    Tensor y = x;
+    for (int i = 0; i < 200; ++i) y = tanh(matmul(y, x) * 0.1f + 1.0f);
+    return y;
+  };
+  const Tensor eager = body();
+  auto f = capture(body, {.compile_budget_ms = 0});
+  int64_t calls = 0;
+  for (; f.stats().plan_runs == 0; ++calls) {
+    REQUIRE(calls < 100000);
+    CHECK(same_bits(f(), eager));
+  }
+  CHECK(same_bits(f(), eager));
+  CHECK(f.stats().plan_builds == 1);
+  CHECK_THROWS_WITH(capture(body, {.compile_budget_ms = -1}), Catch::Matchers::Contains("compile budget"));
+}
+
+TEST_CASE("captures may be dropped while another thread makes their plan", "[levels]") {
+  const Tensor x = normal({64});
+  for (int round = 0; round < 20; ++round) {
+    auto f = capture(
+        [&] {
+          Tensor y = x;
+          for (int i = 0; i < 50; ++i) y = y * 0.5f + static_cast<float>(round);
+          return y;
+        },
+        {.compile_budget_ms = 0});
+    for (int i = 0; i < 3; ++i) f();
+    if (round % 2) f.reset();
+  }
+}
+
+TEST_CASE("plans that lose against their ops one by one go", "[levels]") {
+  Tensor state = zeros({32});
+  const Tensor x = normal({32});
+  auto f = capture(
+      [&] {
+        state.copy_(state * 0.5f + tanh(x));
+        return state.clone();
+      },
+      {.drop_slow_plans = true});
+  Tensor want = zeros({32});
+  for (int i = 0; i < 20; ++i) {
+    want = want * 0.5f + tanh(x);
+    CHECK(same_bits(f(), want));
+  }
+  const bool dropped = f.explain().find("no plan: it takes") != std::string::npos;
+  CHECK(f.stats().plan_runs == (dropped ? 4 : 20 - 1 - 4));
+}
