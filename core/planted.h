@@ -38,6 +38,7 @@ enum class Defect : uint8_t {
   short_life,         // a buffer may be reused in the last step that needs it
   group_scalars,      // updates with other scalars share a launch
   epilogue_block,     // the epilogue of every block runs on the first rows
+  conv_block,         // the epilogue of a convolution's blocks runs on the first rows
   k_split,            // a product of a packed operand forgets what earlier parts of k gave
   segment_adds,       // a sum of products forgets what earlier blocks of segments gave
   jit_tail,           // the lanes of the tail add where they should multiply
@@ -55,7 +56,7 @@ enum class Defect : uint8_t {
   cond_scalars,       // a branch takes the numbers of the other
   extra_trip,         // a loop runs once more after its condition is false
 };
-inline constexpr int defect_count = 48;
+inline constexpr int defect_count = 49;
 
 #ifdef REPRISE_PLANTED_DEFECTS
 inline Defect& active_defect() {

@@ -16,7 +16,7 @@ enum class RegionKind : uint8_t {
   map,      // one program over every element
   rows,     // reductions along the innermost axes, with what stands before, between and after them
   columns,  // reductions along outer axes, with what stands before and after
-  gemm,     // matrix products and convolutions whose epilogue runs on blocks of the result while they are hot
+  gemm,     // products and convolutions whose epilogue runs on blocks of the result while they are hot
   kernel,   // one op by the backend's kernel
   copy,     // strided elements into a contiguous buffer, or back
   control,  // a control op: runs the plans of its bodies
@@ -78,8 +78,8 @@ struct Region {
   std::vector<Stage> stages;
   std::vector<DType> row_temps, full_temps;
   int scalars = 0;
-  // gemm: the op; operands 0, 1 and 2 are its inputs and its result; the stage is the epilogue. kernel: the op and its inputs, then
-  // the output. control: likewise, the outputs being those in `results`.
+  // gemm: the op; operands 0, 1 and 2 are its inputs and its result; the stage is the epilogue. kernel: the op and its
+  // inputs, then the output. control: likewise, the outputs being those in `results`.
   const Op* op = nullptr;
   Attrs attrs{};
   std::vector<int32_t> results;

@@ -248,18 +248,25 @@ void loss(const Scope& scope, const Statement& s) {
 void conv2d(const Scope& scope, const Statement& s) {
   const Tensor* x = scope.pick(s.a, [](const Tensor& t) { return is_real(t) && t.rank() == 4 && t.numel(); });
   if (!x) return scope.skip();
+  rp::Conv2dOptions options;
+  if (s.m % 3 == 1) options.format = rp::DataFormat::nhwc;
+  const bool nhwc = options.format == rp::DataFormat::nhwc;
+  const int channels = nhwc ? 3 : 1, rows = nhwc ? 1 : 2;
   const Tensor* w = scope.pick(s.b, [&](const Tensor& t) {
-    return t.dtype() == x->dtype() && t.rank() == 4 && t.numel() && &t != x && t.size(1) == x->size(1) &&
-           t.size(2) <= x->size(2) && t.size(3) <= x->size(3);
+    return t.dtype() == x->dtype() && t.rank() == 4 && t.numel() && &t != x && t.size(1) == x->size(channels) &&
+           t.size(2) <= x->size(rows) && t.size(3) <= x->size(rows + 1);
   });
   if (!w) return scope.skip();
-  rp::Conv2dOptions options;
   if (s.n % 2) options.padding = rp::Padding::same;
   if (s.n % 3 == 2) options.stride_h = options.stride_w = 2;
+  const Tensor* b =
+      scope.pick(s.c, [&](const Tensor& t) { return t.dtype() == x->dtype() && t.shape() == Shape{w->size(0)}; });
   scope.put(
-      s, rp::conv2d(*x, *w, {}, options),
-      fmt::format("rp::conv2d({}, {}, {{}}, {{.stride_h = {}, .stride_w = {}, .padding = rp::Padding::{}}})",
-                  scope.name(*x), scope.name(*w), options.stride_h, options.stride_w, s.n % 2 ? "same" : "valid"));
+      s, rp::conv2d(*x, *w, b ? *b : Tensor(), options),
+      fmt::format("rp::conv2d({}, {}, {}, {{.stride_h = {}, .stride_w = {}, .padding = rp::Padding::{}, .format = "
+                  "rp::DataFormat::{}}})",
+                  scope.name(*x), scope.name(*w), b ? scope.name(*b) : "{}", options.stride_h, options.stride_w,
+                  s.n % 2 ? "same" : "valid", nhwc ? "nhwc" : "nchw"));
 }
 
 void pool(const Scope& scope, const Statement& s) {

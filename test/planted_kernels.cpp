@@ -21,6 +21,11 @@ VerifyReport epilogue_block() {
   return verify([=](const Tensor& x) { return matmul(x, w) + b; }, normal({200, 8}));
 }
 
+VerifyReport conv_block() {
+  const Tensor w = normal({8, 4, 3, 3}), b = normal({8});
+  return verify([=](const Tensor& x) { return conv2d(x, w, b); }, normal({2, 4, 20, 20}));
+}
+
 VerifyReport k_split() {
   const Tensor w = normal({500, 16});
   return verify([=](const Tensor& x) { return matmul(x, w); }, normal({100, 500}));
@@ -46,6 +51,7 @@ VerifyReport long_blocks() {
 constexpr PlantedCase cases[] = {
     {Defect::stale_pack, "stale_pack", stale_pack, "pack", "matmul"},
     {Defect::epilogue_block, "epilogue_block", epilogue_block, "epilogue", "add"},
+    {Defect::conv_block, "conv_block", conv_block, "epilogue", "add"},
     {Defect::k_split, "k_split", k_split, "pack", "matmul"},
     {Defect::swapped_operands, "swapped_operands", swapped_operands, "jit", "sub"},
     {Defect::jit_tail, "jit_tail", jit_tail, "jit", "mul"},

@@ -35,10 +35,12 @@ int64_t slice_of(const ConvShape& s) {
 }
 
 constexpr int64_t few_weights = 10240;  // what the first-level cache holds beside a row of the image
+constexpr int64_t few_channels = 32;    // of an image: too few columns for a product that gives its gradient
 
 /// Whether our kernels serve the pass, and which.
 bool own_method(const ConvShape& s, ConvMethod& method) {
   if (!s.nhwc) return false;
+  if (s.pass == ConvPass::backward_data && !s.strided() && s.c <= few_channels) return false;
   const bool direct =
       s.pass != ConvPass::backward_data && s.dilation_w == 1 && s.kh * s.kw > 1 && s.weights() <= few_weights;
   method = direct ? ConvMethod::direct : ConvMethod::patches;

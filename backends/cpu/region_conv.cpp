@@ -155,7 +155,7 @@ class ConvKernel final : public RegionKernel {
       for (size_t k = 0; k < self.cursors_.size(); ++k) {
         const RowCursor& c = self.cursors_[k];
         args.pointers[k] = block.call->pointers[self.operands_[k]] + c.at(outer) +
-                           (planted(Defect::epilogue_block) ? 0 : first) * c.row() + column * c.column();
+                           (planted(Defect::conv_block) ? 0 : first) * c.row() + column * c.column();
         args.row_strides[k] = c.row();
       }
       self.stage_->compiled->run(&args);
