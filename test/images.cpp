@@ -89,6 +89,36 @@ TEST_CASE("statistics of a batch norm need no copy where channels stand last") {
   CHECK(check(moments, image).reorders == 1);  // the image itself
 }
 
+TEST_CASE("images whose channels stand last are changed in place as they lie") {
+  manual_seed(7);
+  const Tensor x = normal({2, 8, 8, 6}).permute({0, 3, 1, 2}), w = normal({6, 6, 3, 3}), b = normal({6, 1, 1});
+  const Conv2dOptions same{.padding = Padding::same};
+  const Body body = [&](const Tensor& in) {
+    const Tensor y = conv2d(in, w, {}, same);
+    y += b;
+    y += in;
+    relu_(y);
+    y *= 2;
+    return y;
+  };
+  CHECK(check(body, x).reorders == 0);
+  CHECK(same_bits(body(x), relu(conv2d(x, w, {}, same) + b + x) * 2));
+  // With gradients, and onto an image that lies otherwise.
+  Tensor v = w.clone();
+  v.set_requires_grad();
+  const Body step = [&](const Tensor& in) {
+    const Tensor y = conv2d(in, v, {}, same) * 1;
+    y += in;
+    relu_(y);
+    const Tensor z = in.contiguous() * 1;
+    z += y;
+    return grad({sum(square(z))}, {v})[0];
+  };
+  check(step, x);
+  const Tensor other = grad({sum(square(x + relu(conv2d(x, v, {}, same) * 1 + x)))}, {v})[0];
+  CHECK(same_bits(step(x), other));
+}
+
 TEST_CASE("the ops behind a convolution run in its kernel, with the bits of eager") {
   manual_seed(4);
   for (const Geometry& g : geometries)

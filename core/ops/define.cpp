@@ -124,12 +124,16 @@ struct Prepared {
     return {};
   }
 
-  // The result, computed and stored in that order.
-  Tensor apply_in(const Dims& order) {
+  void permute(const Dims& order) {
     for (size_t i = 0; i < call.inputs.size(); ++i) {
       made[i] = inputs[i]->permute(order);
       inputs[i] = &made[i];
     }
+  }
+
+  // The result, computed and stored in that order.
+  Tensor apply_in(const Dims& order) {
+    permute(order);
     Dims back = order;
     for (int i = 0; i < order.rank(); ++i) back[static_cast<int>(order[i])] = i;
     return apply(call).permute(back);
@@ -172,7 +176,12 @@ void elementwise_into(const Tensor& target, const Op& op, std::initializer_list<
   const Layout* out = infer(prepared.call);
   if (out->shape() != target.shape())
     fail("{}_: the result {} does not fit into {}", op.name, to_string(out->spec), to_string(target.spec()));
-  if (out->dtype() == target.dtype()) return apply_into(target, prepared.call);
+  if (out->dtype() == target.dtype()) {
+    const auto order = target.rank() > 2 ? memory_order(target.layout()) : std::nullopt;
+    if (!order) return apply_into(target, prepared.call);
+    prepared.permute(*order);
+    return apply_into(target.permute(*order), prepared.call);
+  }
   if (out->dtype() > target.dtype() && is_floating(out->dtype()) != is_floating(target.dtype()))
     fail("{}_: the result is {}, the tensor {}; cast one of them", op.name, name_of(out->dtype()),
          name_of(target.dtype()));
