@@ -45,15 +45,25 @@ struct Engine {
 };
 extern const Engine engine;
 
+enum Watch : int8_t {
+  watch_nan = 1,    // results are searched for NaN and Inf
+  watch_trace = 2,  // spans are written to the trace
+};
+
 /// What apply looks at first.
 struct ThreadState {
   Recorder* recorder = nullptr;  // not null while a capture is armed
   bool grad = true;              // ops may be noted on the tape
-  bool tracing = false;   // `recorder` traces a body: its own values have no elements, and nothing else may change
-  int8_t watch_nan = -1;  // results are searched for NaN and Inf: 1 yes, 0 no, -1 the switch is not read yet
-  bool cutting = false;   // a body is traced that may be differentiated: its graph says where histories end
+  bool tracing = false;  // `recorder` traces a body: its own values have no elements, and nothing else may change
+  int8_t watch = -1;     // what is done besides computing: bits of Watch; -1: the switches are not read yet
+  bool cutting = false;  // a body is traced that may be differentiated: its graph says where histories end
 };
 inline constinit thread_local ThreadState thread_state;
+
+/// Reads the switches REPRISE_NAN and REPRISE_TRACE for this thread.
+int8_t read_watch();
+/// What this thread watches: bits of Watch.
+inline int8_t watched() { return thread_state.watch < 0 ? read_watch() : thread_state.watch; }
 
 /// While it lives, ops are neither recorded nor noted.
 class Unarmed {

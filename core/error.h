@@ -8,6 +8,12 @@ namespace rp {
 /// Where a call stands in the user's source. Public functions take it from their caller without being told.
 using Loc = std::source_location;
 
+/// A line and the module, if any, that the call belongs to. What a call leaves behind (tape, recording, graph, plan)
+/// carries both.
+struct Where : Loc {
+  const char* module = nullptr;  // dotted path, such as "encoder.0.norm"; the text is kept for the life of the process
+};
+
 /// "file.cpp:41", without folders; empty if the line is unknown.
 std::string line_text(const Loc& loc);
 
@@ -28,27 +34,44 @@ class Error : public std::runtime_error {
 class At {
  public:
   explicit At(const Loc& loc) noexcept : outer_(current_) {
-    if (!current_.line()) current_ = loc;
+    if (!current_.line()) line() = loc;
   }
-  ~At() { current_ = outer_; }
+  ~At() { line() = outer_; }
   At(const At&) = delete;
 
-  /// The line being served now; line 0 when there is none.
-  static const Loc& where() noexcept { return current_; }
+  /// The line being served now, line 0 when there is none, and the module.
+  static const Where& where() noexcept { return current_; }
 
  protected:
   struct Replace {};
-  At(const Loc& loc, Replace) noexcept : outer_(current_) { current_ = loc; }
+  At(const Loc& loc, Replace) noexcept : outer_(current_) { line() = loc; }
 
  private:
-  static inline constinit thread_local Loc current_{};
+  friend class AtModule;
+  static Loc& line() noexcept { return current_; }
+
+  static inline constinit thread_local Where current_{};
   Loc outer_;
 };
 
-/// As `At`, but replaces the line already marked: gradient ops stand where their forward op stood.
+/// Marks the module that everything in this scope is done for. The innermost mark wins.
+class AtModule {
+ public:
+  explicit AtModule(const char* module) noexcept : outer_(At::current_.module) { At::current_.module = module; }
+  ~AtModule() { At::current_.module = outer_; }
+  AtModule(const AtModule&) = delete;
+
+ private:
+  const char* outer_;
+};
+
+/// As `At`, but replaces the line already marked, and the module: gradient ops stand where their forward op stood.
 class AtForward : public At {
  public:
-  explicit AtForward(const Loc& loc) noexcept : At(loc, Replace{}) {}
+  explicit AtForward(const Where& where) noexcept : At(where, Replace{}), module_(where.module) {}
+
+ private:
+  AtModule module_;
 };
 
 }  // namespace rp

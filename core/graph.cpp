@@ -29,9 +29,7 @@ int32_t storage_of(const Graph& graph, int32_t node) {
   return graph.inputs[static_cast<size_t>(graph.aliases[static_cast<size_t>(k)])];
 }
 
-std::string source_line(const Loc& loc) {
-  return loc.line() ? " " + line_text(loc) : "";
-}
+std::string source_line(const Loc& loc) { return loc.line() ? " " + line_text(loc) : ""; }
 
 namespace {
 
@@ -54,12 +52,13 @@ size_t hash(const Node& n) {
   return hash_bytes(h, n.attrs.data(), static_cast<size_t>(n.attrs.size()));
 }
 
-// Everything but the source lines.
+// Everything but the source lines; the modules count, so that layers which share their source have bodies of their own.
 bool same(const Graph& a, const Graph& b) {
   return a.inputs == b.inputs && a.aliases == b.aliases && a.outputs == b.outputs && a.writes == b.writes &&
          a.parameters == b.parameters &&
-         std::equal(a.nodes.begin(), a.nodes.end(), b.nodes.begin(), b.nodes.end(),
-                    [](const Node& x, const Node& y) { return same(x, y) && x.own == y.own; });
+         std::equal(a.nodes.begin(), a.nodes.end(), b.nodes.begin(), b.nodes.end(), [](const Node& x, const Node& y) {
+           return same(x, y) && x.own == y.own && x.loc.module == y.loc.module;
+         });
 }
 
 }  // namespace
@@ -100,7 +99,7 @@ std::vector<int32_t> random_positions(const Graph& graph) {
 
 GraphBuilder::GraphBuilder() : share_(!disabled("share")) {}
 
-int32_t GraphBuilder::input(const Layout* layout, int32_t alias_of, const Loc& loc) {
+int32_t GraphBuilder::input(const Layout* layout, int32_t alias_of, const Where& loc) {
   const auto k = static_cast<int32_t>(graph_.inputs.size());
   graph_.aliases.push_back(alias_of < 0 ? k : alias_of);
   graph_.nodes.push_back({.op = &input_op, .layout = layout, .loc = loc});

@@ -26,7 +26,7 @@ struct Node {
   uint8_t scalar_mask = 0;
   bool own = false;                // its elements are written later: never shared with an equal node
   const Layout* layout = nullptr;  // of a view: over the elements of its base
-  Loc loc{};
+  Where loc{};
 };
 
 struct Graph {
@@ -85,7 +85,7 @@ void verify(const Graph& graph, std::string_view stage);
 class GraphBuilder {
  public:
   GraphBuilder();
-  int32_t input(const Layout* layout, int32_t alias_of, const Loc& loc = {});
+  int32_t input(const Layout* layout, int32_t alias_of, const Where& loc = {});
   int32_t add(Node node);
   Graph& graph() { return graph_; }
   Graph take() { return std::move(graph_); }

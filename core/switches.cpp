@@ -25,6 +25,7 @@ constexpr std::array table{
     Switch{"REPRISE_DISABLE", "rewrites to leave out, by name, separated by commas: see docs/verify.md"},
     Switch{"REPRISE_NAN", "1: the op that makes the first NaN or Inf throws an error that names it"},
     Switch{"REPRISE_PROFILE", "1: the kernels of captured functions are timed, for their reports"},
+    Switch{"REPRISE_TRACE", "a file: the process writes its ops, kernels and captures there, for ui.perfetto.dev"},
     Switch{"REPRISE_LOG", "1: divergences, cuts, rebuilt plans and refusals are reported on standard error"},
 };
 

@@ -9,6 +9,7 @@
 #include "reprise/core/fail.h"
 #include "reprise/core/ops.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/trace_events.h"
 #include "reprise/eager/grad.h"
 #include "reprise/eager/tape.h"
 
@@ -343,6 +344,7 @@ class Noting {
 Tensors last_backward_leaves() { return reached_leaves(); }
 
 void backward(const Tensor& output, const Tensor& seed, bool retain_graph) {
+  const std::optional<Span> shown = span("backward", "backward");
   Noting noting(false);
   GradOptions options{.retain_graph = retain_graph};
   if (seed.defined()) options.seeds = {seed};
@@ -368,6 +370,7 @@ Tensors grad(const Tensors& outputs, const Tensors& inputs, GradOptions options,
   if (outputs.empty()) fail("grad: expected at least one output");
   if (!options.seeds.empty() && options.seeds.size() != outputs.size())
     fail("grad: expected {} seeds, one for each output, got {}", outputs.size(), options.seeds.size());
+  const std::optional<Span> shown = span("backward", "grad");
   Noting noting(options.create_graph);
   Walk walk(outputs, &inputs, options);
   walk.run();

@@ -5,14 +5,8 @@
 
 #include "reprise/core/fail.h"
 #include "reprise/core/map.h"
-#include "reprise/core/switches.h"
 
 namespace rp {
-
-bool read_nan_switch() {
-  thread_state.watch_nan = switch_value("REPRISE_NAN") == "1";
-  return thread_state.watch_nan;
-}
 
 namespace {
 

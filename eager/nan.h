@@ -5,11 +5,8 @@
 
 namespace rp {
 
-/// Reads REPRISE_NAN for this thread.
-bool read_nan_switch();
-
 /// Whether this thread's results are searched for NaN and Inf.
-inline bool watches_nan() { return thread_state.watch_nan > 0 || (thread_state.watch_nan < 0 && read_nan_switch()); }
+inline bool watches_nan() { return thread_state.watch && (watched() & watch_nan); }
 
 /// Whether no operand of a call, tensor or number, holds a NaN or Inf.
 bool finite_operands(const Call& call);

@@ -12,6 +12,7 @@
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
 #include "reprise/core/stats.h"
+#include "reprise/core/trace_events.h"
 #include "reprise/eager/nan.h"
 
 namespace rp {
@@ -37,6 +38,7 @@ bool direct(const Call& call, const Layout* out) {
 }
 
 [[gnu::noinline]] const Compiled* compile_map(const Call& call, const Layout* out) {
+  const std::optional<Span> shown = span("compile", "{}", call.op->name);
   std::vector<const Layout*> inputs;
   for (const Tensor* t : call.inputs) inputs.push_back(&t->layout());
   const ShapeCall map{*call.op, inputs, call.attrs, call.scalars, call.scalar_mask};
@@ -117,9 +119,22 @@ void compute_out(const Call& call, const Tensor& out) {
   engine.run_plan(call, out);
 }
 
+// Its name, its result, and where it stands.
+std::optional<Span> op_span(const Call& call, const Tensor& out, bool in_place = false) {
+  if (!traced()) return std::nullopt;
+  std::string members = where_members(At::where());
+  const auto add = [&](const std::string& member) { members += (members.empty() ? "" : ",") + member; };
+  if (call.op->kind != Kind::control) add("\"result\":" + json_text(to_string(out.spec())));
+  if (in_place) add("\"in_place\":true");
+  return std::optional<Span>(std::in_place, "op", std::string(call.op->name), std::move(members));
+}
+
 }  // namespace
 
 void run_out(const Call& call, const Tensor& out) {
+  if (!thread_state.watch) [[likely]]
+    return compute_out(call, out);
+  const std::optional<Span> shown = op_span(call, out);
   compute_out(call, out);
   if (watches_nan()) check_finite(call, out);
 }
@@ -149,7 +164,8 @@ void compute_into(const Tensor& target, const Call& call) {
       std::none_of(call.inputs.begin(), call.inputs.end(), [&](const Tensor* t) { return overlaps(*t, target); });
   if (apart && direct(call, target.impl()->layout)) return run_map(call, target);
   if (apart && call.op == &copy_op) return engine.run_plan(call, target);
-  const Tensor value = run(call, target.impl()->layout->packed);
+  const Tensor value = allocate(target.impl()->layout->packed);
+  compute_out(call, value);
   const Tensor* inputs[] = {&value};
   engine.run_plan({.op = &copy_op, .inputs = inputs}, target);
 }
@@ -157,9 +173,12 @@ void compute_into(const Tensor& target, const Call& call) {
 }  // namespace
 
 void run_into(const Tensor& target, const Call& call) {
-  const bool watched = watches_nan() && finite_operands(call);  // they may lie in the target
+  if (!thread_state.watch) [[likely]]
+    return compute_into(target, call);
+  const std::optional<Span> shown = op_span(call, target, true);
+  const bool searched = watches_nan() && finite_operands(call);  // they may lie in the target
   compute_into(target, call);
-  if (watched) check_finite(call, target, true);
+  if (searched) check_finite(call, target, true);
 }
 
 }  // namespace rp

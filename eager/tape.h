@@ -112,7 +112,7 @@ struct TapeNode {
   const Op* op = nullptr;
   const Layout* layout = nullptr;  // packed layout of the result
   TapeNode* doomed = nullptr;      // the next one to be taken down
-  Loc loc;
+  Where loc;
   EdgeList edges;
   Saved output;  // if the rule needs it
   std::unique_ptr<TapeExtra> extra;

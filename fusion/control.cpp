@@ -11,6 +11,7 @@
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
 #include "reprise/core/switches.h"
+#include "reprise/core/trace_events.h"
 #include "reprise/fusion/plan.h"
 #include "reprise/graph/control_run.h"
 #include "reprise/graph/passes.h"
@@ -169,6 +170,7 @@ void ScanKernel::run(const RegionCall& call) const {
   StepScalars scalars({call.scalars, static_cast<size_t>(a_.body->parameters)}, positions_, a_.draws);
   Plan::Bindings bindings;
   for (int64_t s = 0; s < a_.length; ++s) {
+    const std::optional<Span> shown = span("step", "step {}", s);
     const int64_t t = time(s);
     for (size_t i = 0; i < xs; ++i) now.inputs[carries + i] = call.pointers[carries + i] + t * x_step_[i];
     for (const Echo& e : echoes_) {
@@ -213,6 +215,7 @@ class CondKernel final : public RegionKernel {
     std::vector<Storage*> storages;
     for (size_t i = 1; i < operands_; ++i) storages.push_back(owners[i]);
     Plan::Bindings bindings;
+    const std::optional<Span> shown = span("step", "{}", yes ? "if true" : "if not");
     plans_[yes ? 0 : 1]->run({call.pointers + 1, storages.data(), call.pointers + operands_,
                               call.scalars + (yes != planted(Defect::cond_scalars) ? 0 : a_.body->parameters)},
                              call.scratch, bindings);
@@ -258,6 +261,7 @@ class WhileKernel final : public RegionKernel {
     Plan::Bindings bindings;
     int stopped = planted(Defect::extra_trip) ? 0 : 1;
     for (int64_t t = 0; a_.length < 0 || t < a_.length; ++t) {
+      const std::optional<Span> shown = span("step", "trip {}", t);
       test_->run({test_inputs.data(), test_storages.data(), &go, of_test.at(t).data()}, arena, bindings);
       if (go[0] == std::byte{0} && stopped++) break;
       std::vector<std::byte*> next;

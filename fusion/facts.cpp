@@ -7,6 +7,7 @@
 #include "reprise/core/fail.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/switches.h"
+#include "reprise/core/trace_events.h"
 #include "reprise/fusion/plan.h"
 
 namespace rp {
@@ -105,15 +106,55 @@ std::string rule_by_kind(const Node& producer, const Node& consumer) {
 
 }  // namespace
 
-void Plan::run_timed(const Bindings& b, std::byte* arena, RunTimes& times) const {
+void Plan::run_watched(const Bindings& b, std::byte* arena, const Frame& frame) const {
   using Clock = std::chrono::steady_clock;
-  times.resize(steps_.size());
+  if (frame.times) frame.times->resize(steps_.size());
   for (size_t s = 0; s < steps_.size(); ++s) {
     AtForward at(steps_[s].loc);
+    std::optional<Span> shown;
+    if (!frame.quiet && traced()) shown.emplace("kernel", steps_[s].label.name, steps_[s].label.members);
     const Clock::time_point start = Clock::now();
     run_step(steps_[s], b, arena);
-    times[s].add(std::chrono::duration<double, std::nano>(Clock::now() - start).count());
+    if (frame.times) (*frame.times)[s].add(std::chrono::duration<double, std::nano>(Clock::now() - start).count());
   }
+}
+
+namespace {
+
+// Texts, each once, in the order in which they came first.
+class Once {
+ public:
+  void add(std::string text) {
+    if (!text.empty() && std::find(all_.begin(), all_.end(), text) == all_.end()) all_.push_back(std::move(text));
+  }
+  const std::vector<std::string>& all() const { return all_; }
+
+ private:
+  std::vector<std::string> all_;
+};
+
+}  // namespace
+
+Plan::Label Plan::label_of(const Step& step) const {
+  Once names, lines, modules, ops;
+  for (int32_t i : nodes_of(step)) {
+    const Node& n = graph_[i];
+    const std::string name(n.op->name), module = n.loc.module ? n.loc.module : "";
+    names.add(name);
+    lines.add(line_text(n.loc));
+    modules.add(module);
+    ops.add(json_text(name + source_line(n.loc) + (module.empty() ? "" : ' ' + module)));
+  }
+  std::string members = "\"form\":" + json_text(step.kernel->form());
+  const auto list = [&](const char* key, const Once& texts) {
+    if (const auto& all = texts.all(); !all.empty())
+      members += fmt::format(",\"{}\":{}", key, json_text(fmt::format("{}", fmt::join(all, ", "))));
+  };
+  list("line", lines);
+  list("module", modules);
+  members += fmt::format(",\"ops\":[{}]", fmt::join(ops.all(), ","));
+  const std::string_view kind = name_of(lowered_[static_cast<size_t>(step.members[0])].region.kind);
+  return {fmt::format("{}: {}", kind, fmt::join(names.all(), ", ")), std::move(members)};
 }
 
 KernelFacts Plan::kernel_facts(const Step& step) const {

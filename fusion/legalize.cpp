@@ -31,11 +31,11 @@ class Legalizer {
  private:
   const Layout* layout(int32_t i) { return builder_.graph()[i].layout; }
 
-  int32_t add(const Op& op, std::vector<int32_t> inputs, const Attrs& attrs, const Layout* layout, const Loc& loc) {
+  int32_t add(const Op& op, std::vector<int32_t> inputs, const Attrs& attrs, const Layout* layout, const Where& loc) {
     return builder_.add({.op = &op, .inputs = std::move(inputs), .attrs = attrs, .layout = layout, .loc = loc});
   }
 
-  int32_t packed(int32_t i, const Loc& loc) {
+  int32_t packed(int32_t i, const Where& loc) {
     return layout(i)->contiguous ? i : add(copy_op, {i}, {}, layout(i)->packed, loc);
   }
 
@@ -112,7 +112,7 @@ class Legalizer {
     return op.shape({op, {&in, 1}, attrs, {}, 0});
   }
 
-  int32_t view(const Op& op, int32_t input, const Attrs& attrs, const Loc& loc) {
+  int32_t view(const Op& op, int32_t input, const Attrs& attrs, const Where& loc) {
     return add(op, {input}, attrs, shape_of(op, input, attrs), loc);
   }
 

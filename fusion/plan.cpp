@@ -10,6 +10,7 @@
 #include "reprise/core/planted.h"
 #include "reprise/core/stats.h"
 #include "reprise/core/switches.h"
+#include "reprise/core/trace_events.h"
 #include "reprise/fusion/control.h"
 #include "reprise/fusion/legalize.h"
 
@@ -162,7 +163,7 @@ void Plan::group_updates() {
     if (joins)
       steps_.back().members.push_back(static_cast<int>(i));
     else
-      steps_.push_back({nullptr, 0, 0, 0, {static_cast<int>(i)}, {}});
+      steps_.push_back({nullptr, 0, 0, 0, {static_cast<int>(i)}, {}, {}});
   }
 }
 
@@ -230,6 +231,7 @@ void Plan::compile_steps() {
       region.members.insert(region.members.end(), lowered(m).region.members.begin(), lowered(m).region.members.end());
     step.loc = graph_[partition_.drafts[static_cast<size_t>(step.members[0])].nodes[0]].loc;
     step.kernel = compile_kernel(region);
+    if (traced()) step.label = label_of(step);
   }
 }
 
@@ -348,8 +350,8 @@ void Plan::run(const Frame& frame) const {
 
 void Plan::run(const Frame& frame, std::byte* arena, Bindings& bindings) const {
   resolve(frame, arena, bindings);
-  if (frame.times) [[unlikely]]
-    run_timed(bindings, arena, *frame.times);
+  if (frame.times || (!frame.quiet && traced())) [[unlikely]]
+    run_watched(bindings, arena, frame);
   else
     for (const Step& step : steps_) {
       AtForward at(step.loc);  // an error inside names the op's line

@@ -50,12 +50,16 @@ class Plan final : public Executable {
     std::vector<Place::Term> terms;
     int64_t element;
   };
+  struct Label {  // in traces
+    std::string name, members;
+  };
   struct Step {
     std::unique_ptr<RegionKernel> kernel;
     int first_operand, first_scalar;
     int64_t scratch;           // where in the arena
     std::vector<int> members;  // indices into lowered_: several for a grouped step
-    Loc loc;
+    Where loc;
+    Label label;
     int64_t groups = 0;  // not 0: a product and the map that runs on columns of its parts
   };
   struct Twin {
@@ -65,7 +69,7 @@ class Plan final : public Executable {
 
   void resolve(const Frame& frame, std::byte* arena, Bindings& out) const;
   void run_step(const Step& step, const Bindings& bindings, std::byte* arena) const;
-  void run_timed(const Bindings& bindings, std::byte* arena, RunTimes& times) const;
+  void run_watched(const Bindings& bindings, std::byte* arena, const Frame& frame) const;
   std::byte* address_of(const Place& place, const Frame& frame, std::byte* arena) const;
   int32_t first_wrong_op(int member, const Frame& frame, std::byte* arena, const std::vector<Tensor>& expected) const;
   bool operands_right(int member, const Frame& frame, std::byte* arena, const std::vector<Tensor>& expected,
@@ -73,6 +77,7 @@ class Plan final : public Executable {
   std::optional<Difference> inside_control(const Step& step, const Frame& frame, std::byte* arena) const;
   std::vector<int32_t> nodes_of(const Step& step) const;
   std::string describe(const Step& step) const;
+  Label label_of(const Step& step) const;
   KernelFacts kernel_facts(const Step& step) const;
   std::vector<RefusalFacts> refusal_facts(const std::vector<int>& step_of) const;
   std::vector<BufferFacts> buffer_facts() const;

@@ -8,6 +8,7 @@
 #include "reprise/core/hash.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/switches.h"
+#include "reprise/core/trace_events.h"
 #include "reprise/fusion/plan.h"
 #include "reprise/graph/trace.h"
 
@@ -69,6 +70,7 @@ void run_plan(const Call& call, const Tensor& out) {
   fill_key(key, call, layout);
   auto it = plans.find(key);
   if (it == plans.end()) {
+    const std::optional<Span> shown = span("compile", "{}", call.op->name);
     if (plans.size() >= max_plans) plans.clear();
     it = plans.emplace(key, std::make_unique<Plan>(single_graph(call, layout), layout->spec.device)).first;
   }
@@ -93,7 +95,7 @@ void run_plan(const Call& call, const Tensor& out) {
   inputs[n - 1] = out.bytes();
   owners[n - 1] = out.impl()->storage;
   std::byte* output = out.bytes();
-  it->second->run({inputs, owners, &output, call.scalars.data()});
+  it->second->run({inputs, owners, &output, call.scalars.data(), nullptr, false, true});
 }
 
 std::unique_ptr<Executable> compile(Graph graph, Device device) {

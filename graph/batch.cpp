@@ -281,7 +281,7 @@ bool consecutive(const Graph& g, const std::vector<int32_t>& parts, int64_t& sta
 
 }  // namespace
 
-int32_t rows_of(GraphBuilder& builder, int32_t node, int64_t start, int64_t length, const Loc& loc) {
+int32_t rows_of(GraphBuilder& builder, int32_t node, int64_t start, int64_t length, const Where& loc) {
   const Layout* in = builder.graph()[node].layout;
   if (!start && length == in->shape()[0]) return node;
   const PartAttrs attrs{start, length, 0};
@@ -292,7 +292,7 @@ int32_t rows_of(GraphBuilder& builder, int32_t node, int64_t start, int64_t leng
                       .loc = loc});
 }
 
-int32_t concat_of(GraphBuilder& builder, const std::vector<int32_t>& parts, int axis, const Loc& loc) {
+int32_t concat_of(GraphBuilder& builder, const std::vector<int32_t>& parts, int axis, const Where& loc) {
   const Graph& g = builder.graph();
   int64_t start = 0, length = 0;
   for (int32_t p : parts) length += g[p].layout->shape()[axis];

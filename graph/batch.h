@@ -14,9 +14,9 @@ Graph chain_products(const Graph& graph);
 Graph batch_products(const Graph& graph);
 
 /// Rows [start, start + length) of a node, as a view.
-int32_t rows_of(GraphBuilder& builder, int32_t node, int64_t start, int64_t length, const Loc& loc);
+int32_t rows_of(GraphBuilder& builder, int32_t node, int64_t start, int64_t length, const Where& loc);
 
 /// The nodes under each other, or beside each other if `axis` is 1.
-int32_t concat_of(GraphBuilder& builder, const std::vector<int32_t>& parts, int axis, const Loc& loc);
+int32_t concat_of(GraphBuilder& builder, const std::vector<int32_t>& parts, int axis, const Where& loc);
 
 }  // namespace rp

@@ -51,7 +51,7 @@ std::vector<int32_t> Recorder::run_abstract(const std::vector<const Layout*>& la
     inputs.back().impl()->storage->recorder = this;
     bind_external(inputs.back());
   }
-  AtForward at{Loc{}};  // ops of the body stand at their own lines
+  AtForward at({Loc{}, At::where().module});  // ops of the body stand at their own lines
   Tensors outputs = body(inputs);
   std::vector<int32_t> slots;
   for (Tensor& y : outputs) {

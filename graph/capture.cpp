@@ -9,6 +9,7 @@
 
 #include "reprise/core/fail.h"
 #include "reprise/core/switches.h"
+#include "reprise/core/trace_events.h"
 #include "reprise/graph/recorder.h"
 
 namespace rp {
@@ -69,6 +70,8 @@ class Recording {
  public:
   explicit Recording(CaptureOptions options) : options_(std::move(options)) {}
 
+  const std::string& name() const { return options_.name; }
+
   Trie& mine() {
     // The same function is called again and again: remember where its trie is.
     struct Last {
@@ -126,7 +129,7 @@ void reset(Recording& recording) {
   recording.forget();
 }
 
-Session::Session(const std::shared_ptr<Recording>& recording) : recording_(recording) {
+Session::Session(const std::shared_ptr<Recording>& recording) : recording_(recording), begun_(begin_span()) {
   if (thread_state.recorder) return;  // inside another capture: part of its recording
   Trie& trie = recording_->mine();
   ++trie.stats.calls;
@@ -141,7 +144,11 @@ void Session::finish() {
 }
 
 Session::~Session() {
-  if (!armed_) return;
+  if (armed_) disarm();
+  if (begun_) end_span(begun_, "capture", recording_->name(), where_members(At::where()));
+}
+
+void Session::disarm() {
   Recorder* recorder = thread_state.recorder;
   try {
     if (!finished_) recorder->abandon();

@@ -104,8 +104,11 @@ class Session {
   void finish();
 
  private:
+  void disarm();
+
   std::shared_ptr<Recording> recording_;
   bool armed_ = false, finished_ = false;
+  int64_t begun_;  // of the call's span in a trace
 };
 }  // namespace detail
 

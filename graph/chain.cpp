@@ -208,7 +208,7 @@ class Chainer {
                          .loc = first.loc});
   }
 
-  int32_t operand(const Side& s, const Loc& loc) {
+  int32_t operand(const Side& s, const Where& loc) {
     const int32_t whole = s.axis ? concat_of(builder_, mapped(s.parts), 1, loc) : part_of_pool(s.parts, loc);
     if (!s.transposed) return whole;
     const PermuteAttrs turn{{1, 0}, 2};
@@ -217,7 +217,7 @@ class Chainer {
     return builder_.add({.op = &permute_op, .inputs = {whole}, .attrs = turn, .layout = layout, .loc = loc});
   }
 
-  int32_t part_of_pool(const std::vector<int32_t>& parts, const Loc& loc) {
+  int32_t part_of_pool(const std::vector<int32_t>& parts, const Where& loc) {
     for (Pool& p : pools_) {
       const auto at = std::search(p.parts.begin(), p.parts.end(), parts.begin(), parts.end());
       if (at == p.parts.end()) continue;

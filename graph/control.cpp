@@ -30,10 +30,11 @@ Tensors call_control(const Op& op, const Tensors& inputs, const ControlAttrs& at
 
 namespace {
 
-// Calls from one place in the source share what they have recorded.
+// Calls from one place in the source, for one module, share what they have recorded.
 Trie& trie_of(const Loc& loc, int part) {
-  static thread_local std::map<std::tuple<const char*, uint32_t, uint32_t, int>, std::unique_ptr<Trie>> tries;
-  auto& trie = tries[{loc.file_name(), loc.line(), loc.column(), part}];
+  using Key = std::tuple<const char*, uint32_t, uint32_t, const char*, int>;
+  static thread_local std::map<Key, std::unique_ptr<Trie>> tries;
+  auto& trie = tries[{loc.file_name(), loc.line(), loc.column(), At::where().module, part}];
   if (!trie) trie = std::make_unique<Trie>();
   return *trie;
 }

@@ -6,6 +6,7 @@
 #include "reprise/core/fail.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/trace_events.h"
 #include "reprise/graph/interpret.h"
 
 namespace rp {
@@ -57,6 +58,7 @@ Tensors run_scan(const Call& call, const BodyWatch& watch) {
   for (int64_t k = a.carries; k < a.results; ++k) stacks.push_back(allocate(result_layout(*call.op, a, k)));
   StepScalars scalars(call.scalars.bits(), random_positions(*a.body), a.draws);
   for (int64_t s = 0; s < a.length; ++s) {
+    const std::optional<Span> shown = span("step", "step {}", s);
     const int64_t t = a.reverse ? a.length - 1 - s : s;
     Tensors in = state;
     for (size_t i = carries; i < carries + inputs; ++i) in.push_back(step_of(*call.inputs[i], t));
@@ -89,6 +91,7 @@ Tensors run_cond(const Call& call, const BodyWatch& watch) {
   const bool yes = is_true(*call.inputs[0]);
   const std::span<const uint64_t> numbers = yes ? all.first(first) : all.subspan(first);
   if (watch) watch(yes ? 0 : 1, inputs, numbers, 0);
+  const std::optional<Span> shown = span("step", "{}", yes ? "if true" : "if not");
   Tensors out = run_graph(yes ? *a.body : *a.other, std::move(inputs), numbers);
   set_apart(out, false);
   return out;
@@ -108,6 +111,7 @@ Tensors run_while(const Call& call, const BodyWatch& watch) {
   for (size_t i = 0; i < carries; ++i) state.push_back(*call.inputs[i]);
   int64_t t = 0;
   for (; a.length < 0 || t < a.length; ++t) {
+    const std::optional<Span> shown = span("step", "trip {}", t);
     const Tensors asked = with(state, carries, closed);
     if (watch) watch(0, asked, test_scalars.at(t), t);
     if (!is_true(run_graph(*a.other, asked, test_scalars.at(t))[0])) break;

@@ -30,6 +30,7 @@ struct Frame {
   const uint64_t* scalars;    // the graph's parameters
   RunTimes* times = nullptr;  // if given, each kernel is timed
   bool poison = false;        // fills scratch memory before the run: what was not computed then shows
+  bool quiet = false;         // an eager op, which has a span of its own: its kernels need none
 };
 
 /// An op that computes something else than eager.

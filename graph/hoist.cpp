@@ -26,7 +26,7 @@ struct Hoisted {
   std::vector<Merge> merges;
   struct Product {
     int32_t input, right;  // a stepped input and a closed value; the product is a further stepped input
-    Loc loc;
+    Where loc;
   };
   std::vector<Product> products;
   // A pointwise op on values of all steps: a further stepped input. Operands are stepped inputs or, ~number, closed

@@ -13,23 +13,23 @@ void run_pending() {
 
 }  // namespace
 
-NanGuard::NanGuard(bool on) : before_(thread_state.watch_nan), exceptions_(std::uncaught_exceptions()) {
+NanGuard::NanGuard(bool on) : before_(watched()), exceptions_(std::uncaught_exceptions()) {
   run_pending();
-  thread_state.watch_nan = on;
+  thread_state.watch = static_cast<int8_t>((before_ & ~watch_nan) | (on ? watch_nan : 0));
 }
 
 NanGuard::~NanGuard() noexcept(false) {
   if (std::uncaught_exceptions() > exceptions_) {
-    thread_state.watch_nan = before_;
+    thread_state.watch = before_;
     return;
   }
   try {
     run_pending();
   } catch (...) {
-    thread_state.watch_nan = before_;
+    thread_state.watch = before_;
     throw;
   }
-  thread_state.watch_nan = before_;
+  thread_state.watch = before_;
 }
 
 }  // namespace rp

@@ -9,6 +9,7 @@
 #include "reprise/core/infer.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
+#include "reprise/core/trace_events.h"
 #include "reprise/eager/nan.h"
 #include "reprise/eager/tape.h"
 #include "reprise/graph/mismatch.h"
@@ -251,6 +252,7 @@ Tensor Recorder::record_now(const Call& call) {
     const Unarmed guard;
     return run_now(call);
   }
+  const std::optional<Span> shown = span("record", "{}", call.op->name);
   Tensor y;
   {
     const Unarmed guard;
@@ -304,6 +306,7 @@ bool Recorder::concerns(const Tensor& t) const {
 void Recorder::flush(std::string_view reason) {
   if (running_ || tracing()) return;
   if (current_ == &trie_.root) return start_segment();
+  const std::optional<Span> shown = span("flush", "{}", reason);
   ++trie_.stats.flushes;
   trie_.count_end(reason);
   if (state_ == State::matching) {
@@ -389,6 +392,7 @@ Tensor Recorder::run_one(const TraceOp& t, size_t first_scalar, const std::vecto
 }
 
 void Recorder::run_op_by_op() {
+  const std::optional<Span> shown = span("op by op", "{} ops", pending_.size());
   running_ = true;
   const Unarmed guard;
   std::vector<Tensor> values(static_cast<size_t>(slots_));

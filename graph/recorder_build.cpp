@@ -5,6 +5,7 @@
 #include "reprise/core/fail.h"
 #include "reprise/core/planted.h"
 #include "reprise/core/switches.h"
+#include "reprise/core/trace_events.h"
 #include "reprise/graph/mismatch.h"
 #include "reprise/graph/recorder.h"
 
@@ -42,6 +43,7 @@ Level Recorder::wanted_level() const {
 }
 
 const LeafPlan* Recorder::build_plan(Leaf& leaf, TraceOp& end, std::vector<int32_t> live) {
+  const std::optional<Span> shown = span("compile", "plan of {} ops", end.depth);
   const auto start = std::chrono::steady_clock::now();
   std::vector<ExternalSpec> externals;
   for (const External& e : externals_) {

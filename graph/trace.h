@@ -68,7 +68,7 @@ struct TraceOp {
   std::vector<OperandRef> inputs;
   const Layout* out = nullptr;
   int32_t slot = -1;  // of the result; -1 for writes
-  Loc loc{};
+  Where loc{};
   TraceOp* parent = nullptr;
   int depth = 0;
   std::vector<std::unique_ptr<TraceOp>> children;

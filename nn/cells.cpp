@@ -63,7 +63,7 @@ RNNCell::RNNCell(int64_t units, RNNOptions options, Loc loc)
     : GatedCell("rnn", units, units, 1, std::move(options.weights), loc), relu_(options.relu) {}
 
 Tensor RNNCell::operator()(In x, const Tensor& h) const {
-  At at(x.loc);
+  const Scope scope(*this, x.loc);
   begin(x);
   const Tensor sum = linear(x, input_weight(), bias()) + matmul(h, recurrent_weight());
   return relu_ ? relu(sum) : tanh(sum);
@@ -110,7 +110,7 @@ Tensor LSTMCell::sums(const Tensor& x, const Tensor& h) const {
 }
 
 LSTMState LSTMCell::operator()(In x, const LSTMState& state) const {
-  At at(x.loc);
+  const Scope scope(*this, x.loc);
   if (begin(x)) create_extras();
   const Tensors gates = split(sums(x, state.h), 4, 1);
   const auto gate = [&](size_t k, int64_t peep, const Tensor& c) {
@@ -135,7 +135,7 @@ Tensor GRUCell::candidate(const Tensor& from_x, const Tensor& from_h, const Tens
 }
 
 Tensor GRUCell::operator()(In x, const Tensor& h) const {
-  At at(x.loc);
+  const Scope scope(*this, x.loc);
   if (begin(x) && candidate_bias_) make(*candidate_bias_, {units_}, weights_.bias_init);
   const int64_t n = units_, products = reset_after_ ? 3 : 2;
   const Tensor from_x = linear(x, input_weight(), bias());
@@ -154,7 +154,7 @@ LiGRUCell::LiGRUCell(int64_t units, LiGRUOptions options, Loc loc)
 }
 
 Tensor LiGRUCell::operator()(In x, const Tensor& h) const {
-  At at(x.loc);
+  const Scope scope(*this, x.loc);
   if (begin(x) && input_scale_) make(*input_scale_, {2 * units_}, init::ones());
   const Tensor product = matmul(x, input_weight());
   const Tensor from_x = input_scale_ ? layer_norm(product, value(*input_scale_)) : product;

@@ -34,7 +34,7 @@ Dense::Dense(int64_t units, DenseOptions options, Loc loc) : units_(units), opti
 }
 
 Tensor Dense::operator()(In x) const {
-  At at(x.loc);
+  const Scope scope(*this, x.loc);
   if (!value(weight_).defined()) {
     if (x->rank() == 0) fail("dense: expected at least one axis, got {}", to_string(x->spec()));
     const int64_t inputs = x->size(-1);
@@ -55,7 +55,7 @@ Conv2D::Conv2D(int64_t filters, Window kernel, Conv2dOptions options, bool bias,
 }
 
 Tensor Conv2D::operator()(In x) const {
-  At at(x.loc);
+  const Scope scope(*this, x.loc);
   if (!value(weight_).defined()) {
     if (x->rank() != 4) fail("conv2d: expected four axes, got {}", to_string(x->spec()));
     const int64_t channels = x->size(options_.format == DataFormat::nchw ? 1 : 3);
@@ -69,7 +69,17 @@ Tensor Conv2D::operator()(In x) const {
 
 MaxPool::MaxPool(Window window, Pool2dOptions options) : options_(with_window(options, window)) {}
 
+Tensor MaxPool::operator()(In x) const {
+  const Scope scope(*this, x.loc);
+  return max_pool2d(x, options_);
+}
+
 AvgPool::AvgPool(Window window, Pool2dOptions options) : options_(with_window(options, window)) {}
+
+Tensor AvgPool::operator()(In x) const {
+  const Scope scope(*this, x.loc);
+  return avg_pool2d(x, options_);
+}
 
 BatchNorm::BatchNorm(BatchNormOptions options, Loc loc)
     : options_(options),
@@ -79,7 +89,7 @@ BatchNorm::BatchNorm(BatchNormOptions options, Loc loc)
       variance_(lazy_buffer("variance", loc)) {}
 
 Tensor BatchNorm::operator()(In x) const {
-  At at(x.loc);
+  const Scope scope(*this, x.loc);
   const int axis = options_.axis < 0 ? options_.axis + x->rank() : options_.axis;
   if (axis < 0 || axis >= x->rank()) {
     fail("batch_norm: there is no axis {} for the channels in {}", options_.axis, to_string(x->spec()));
@@ -114,7 +124,7 @@ LayerNorm::LayerNorm(double eps, Loc loc)
     : eps_(eps), scale_(lazy_param("scale", loc)), shift_(lazy_param("shift", loc)) {}
 
 Tensor LayerNorm::operator()(In x) const {
-  At at(x.loc);
+  const Scope scope(*this, x.loc);
   if (!value(scale_).defined()) {
     if (x->rank() == 0) fail("layer_norm: expected at least one axis, got {}", to_string(x->spec()));
     create(scale_, {x->size(-1)}, init::ones());
@@ -129,7 +139,7 @@ Dropout::Dropout(double p, Loc loc) : p_(p) {
 }
 
 Tensor Dropout::operator()(In x) const {
-  At at(x.loc);
+  const Scope scope(*this, x.loc);
   return dropout(x, p_, training());
 }
 
@@ -141,17 +151,17 @@ Embedding::Embedding(int64_t count, int64_t width, Init init, Loc loc) {
 }
 
 Tensor Embedding::operator()(In indices) const {
-  At at(indices.loc);
+  const Scope scope(*this, indices.loc);
   return index_select(weight_, indices);
 }
 
 Tensor Flatten::operator()(In x) const {
-  At at(x.loc);
+  const Scope scope(*this, x.loc);
   return x->flatten(1);
 }
 
 Tensor Sequential::operator()(In x) const {
-  At at(x.loc);
+  const Scope scope(*this, x.loc);
   Tensor y = x;
   for (const auto& layer : *layers_) y = layer(y);
   return y;

@@ -53,7 +53,7 @@ class Conv2D : public Module {
 class MaxPool : public Module {
  public:
   explicit MaxPool(Window window, Pool2dOptions options = {});
-  Tensor operator()(In x) const { return max_pool2d(x, options_); }
+  Tensor operator()(In x) const;
 
  private:
   Pool2dOptions options_;
@@ -63,7 +63,7 @@ class MaxPool : public Module {
 class AvgPool : public Module {
  public:
   explicit AvgPool(Window window, Pool2dOptions options = {});
-  Tensor operator()(In x) const { return avg_pool2d(x, options_); }
+  Tensor operator()(In x) const;
 
  private:
   Pool2dOptions options_;

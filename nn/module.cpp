@@ -3,20 +3,23 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
+#include <mutex>
 #include <unordered_set>
 
 #include "reprise/core/fail.h"
 #include "reprise/core/ops.h"
+#include "reprise/core/trace_events.h"
 #include "reprise/eager/grad.h"
 
 namespace rp {
 namespace detail {
 
-enum class Kind : uint8_t { param, buffer, child };
+enum class Role : uint8_t { param, buffer, child };
 
 struct Entry {
   std::string name;
-  Kind kind;
+  Role role;
   Tensor tensor;
   std::shared_ptr<ModuleState> child;
 };
@@ -24,10 +27,15 @@ struct Entry {
 struct ModuleState {
   std::vector<Entry> entries;
   bool training = true;
+  std::weak_ptr<ModuleState> parent;  // the first one that lives
+  std::string name;                   // there
+  // What `path_of` has found, and after how many registrations.
+  std::atomic<const char*> path{nullptr};
+  std::atomic<uint64_t> path_found{0};
 };
 
 namespace {
-std::atomic<uint64_t> registrations{0};
+std::atomic<uint64_t> registrations{1};
 }
 
 uint64_t module_registrations() { return registrations.load(std::memory_order_relaxed); }
@@ -37,10 +45,10 @@ uint64_t module_registrations() { return registrations.load(std::memory_order_re
 namespace {
 
 using detail::Entry;
-using detail::Kind;
 using detail::ModuleState;
+using detail::Role;
 
-Entry& add(ModuleState& state, const std::string& name, Kind kind) {
+Entry& add(ModuleState& state, const std::string& name, Role role) {
   if (name.empty() || name.find('.') != std::string::npos) {
     fail("module: a name must not be empty or contain a dot, got \"{}\"", name);
   }
@@ -48,7 +56,7 @@ Entry& add(ModuleState& state, const std::string& name, Kind kind) {
     if (e.name == name) fail("module: the name \"{}\" is already taken", name);
   }
   detail::registrations.fetch_add(1, std::memory_order_relaxed);
-  return state.entries.emplace_back(Entry{name, kind, {}, nullptr});
+  return state.entries.emplace_back(Entry{name, role, {}, nullptr});
 }
 
 bool contains(const ModuleState& state, const ModuleState* sought) {
@@ -56,21 +64,21 @@ bool contains(const ModuleState& state, const ModuleState* sought) {
                                          [&](const Entry& e) { return e.child && contains(*e.child, sought); });
 }
 
-void collect(const ModuleState& state, Kind kind, const std::string& prefix, std::unordered_set<const void*>& seen,
+void collect(const ModuleState& state, Role role, const std::string& prefix, std::unordered_set<const void*>& seen,
              NamedTensors& out) {
   for (const Entry& e : state.entries) {
     if (e.child) {
-      collect(*e.child, kind, prefix + e.name + ".", seen, out);
-    } else if (e.kind == kind && e.tensor.defined() && seen.insert(e.tensor.impl()).second) {
+      collect(*e.child, role, prefix + e.name + ".", seen, out);
+    } else if (e.role == role && e.tensor.defined() && seen.insert(e.tensor.impl()).second) {
       out.emplace_back(prefix + e.name, e.tensor);
     }
   }
 }
 
-NamedTensors collect(const ModuleState& state, Kind kind) {
+NamedTensors collect(const ModuleState& state, Role role) {
   std::unordered_set<const void*> seen;
   NamedTensors out;
-  collect(state, kind, "", seen, out);
+  collect(state, role, "", seen, out);
   return out;
 }
 
@@ -79,6 +87,31 @@ void set_training(ModuleState& state, bool on) {
   for (const Entry& e : state.entries) {
     if (e.child) set_training(*e.child, on);
   }
+}
+
+std::string full_name(const ModuleState& state) {
+  const std::shared_ptr<ModuleState> parent = state.parent.lock();
+  if (!parent) return {};
+  const std::string prefix = full_name(*parent);
+  return prefix.empty() ? state.name : prefix + '.' + state.name;
+}
+
+const char* interned(std::string text) {
+  static std::mutex mutex;
+  static auto* texts = new std::unordered_set<std::string>;
+  const std::lock_guard lock(mutex);
+  return texts->insert(std::move(text)).first->c_str();
+}
+
+// The dotted path, null for a module that is nobody's child.
+const char* path_of(ModuleState& state) {
+  const uint64_t now = detail::module_registrations();
+  if (state.path_found.load(std::memory_order_acquire) == now) return state.path.load(std::memory_order_relaxed);
+  std::string name = full_name(state);
+  const char* path = name.empty() ? nullptr : interned(std::move(name));
+  state.path.store(path, std::memory_order_relaxed);
+  state.path_found.store(now, std::memory_order_release);
+  return path;
 }
 
 Tensor initialised(const std::string& name, const Shape& shape, const Init& init) {
@@ -95,9 +128,9 @@ Tensor initialised(const std::string& name, const Shape& shape, const Init& init
 
 Module::Module() : state_(std::make_shared<ModuleState>()) {}
 
-NamedTensors Module::parameters() const { return collect(*state_, Kind::param); }
+NamedTensors Module::parameters() const { return collect(*state_, Role::param); }
 
-NamedTensors Module::buffers() const { return collect(*state_, Kind::buffer); }
+NamedTensors Module::buffers() const { return collect(*state_, Role::buffer); }
 
 void Module::train(bool on) const { set_training(*state_, on); }
 
@@ -121,7 +154,7 @@ std::string Module::summary() const {
 
 Tensor Module::param(const std::string& name, const Shape& shape, const Init& init, Loc loc) const {
   At at(loc);
-  Entry& entry = add(*state_, name, Kind::param);
+  Entry& entry = add(*state_, name, Role::param);
   try {
     Tensor value = initialised(name, shape, init);
     value.set_requires_grad();
@@ -139,32 +172,36 @@ Tensor Module::add_param(const std::string& name, const Tensor& value, const Loc
          value.defined() ? to_string(value.spec()) : "an undefined one");
   }
   value.set_requires_grad();
-  return add(*state_, name, Kind::param).tensor = value;
+  return add(*state_, name, Role::param).tensor = value;
 }
 
 Tensor Module::buffer(const std::string& name, const Tensor& value, Loc loc) const {
   At at(loc);
   if (!value.defined()) fail("module: buffer \"{}\" is undefined", name);
-  return add(*state_, name, Kind::buffer).tensor = value;
+  return add(*state_, name, Role::buffer).tensor = value;
 }
 
 void Module::add_child(const std::string& name, const Module& module, const Loc& loc) const {
   At at(loc);
   if (contains(*module.state_, state_.get())) fail("module: child \"{}\" contains the module it is added to", name);
-  add(*state_, name, Kind::child).child = module.state_;
+  add(*state_, name, Role::child).child = module.state_;
+  ModuleState& added = *module.state_;
+  if (!added.parent.expired()) return;
+  added.parent = state_;
+  added.name = name;
 }
 
 Module::Lazy Module::lazy_param(const std::string& name, Loc loc) const {
   At at(loc);
   Lazy place;
   place.index_ = state_->entries.size();
-  add(*state_, name, Kind::param);
+  add(*state_, name, Role::param);
   return place;
 }
 
 Module::Lazy Module::lazy_buffer(const std::string& name, Loc loc) const {
   Lazy place = lazy_param(name, loc);
-  state_->entries.back().kind = Kind::buffer;
+  state_->entries.back().role = Role::buffer;
   return place;
 }
 
@@ -174,9 +211,18 @@ Tensor Module::create(Lazy place, const Shape& shape, const Init& init) const {
   Entry& entry = state_->entries[place.index_];
   if (entry.tensor.defined()) fail("module: \"{}\" already has a value", entry.name);
   Tensor value = initialised(entry.name, shape, init);
-  if (entry.kind == Kind::param) value.set_requires_grad();
+  if (entry.role == Role::param) value.set_requires_grad();
   detail::registrations.fetch_add(1, std::memory_order_relaxed);
   return entry.tensor = value;
+}
+
+Module::Scope::Scope(const Module& module, const Loc& caller) : Scope(path_of(*module.state_), caller) {}
+
+Module::Scope::Scope(const char* path, const Loc& caller)
+    : line_(caller), module_(path ? path : At::where().module), begun_(path ? begin_span() : 0) {}
+
+Module::Scope::~Scope() {
+  if (begun_) end_span(begun_, "module", At::where().module, where_members(At::where()));
 }
 
 }  // namespace rp

@@ -23,7 +23,10 @@ uint64_t module_registrations();
 ///
 ///     struct Cell : rp::Module {
 ///       rp::Tensor W = param("W", {28, 256}), b = param("b", {256});
-///       rp::Tensor operator()(const rp::Tensor& x) const { return rp::tanh(rp::matmul(x, W) + b); }
+///       rp::Tensor operator()(const rp::Tensor& x) const {
+///         const Scope scope(*this);  // may be left out: traces then show its ops without "cell"
+///         return rp::tanh(rp::matmul(x, W) + b);
+///       }
 ///     };
 ///
 /// A module is a handle: copies share parameters, buffers, children and the training flag.
@@ -43,6 +46,24 @@ class Module {
   std::string summary() const;
 
  protected:
+  /// Marks what is called while it lives as done for a module: traces (REPRISE_TRACE) show ops with its path, which is
+  /// what the names of its parameters begin with, and the scope as a span. A module that is nobody's child has no path
+  /// and marks nothing. One that is a child of several has the path by the first that still lives.
+  class Scope {
+   public:
+    /// With `caller`, it also marks that line: for layers whose own lines are of no interest.
+    explicit Scope(const Module& module, const Loc& caller = {});
+    ~Scope();
+    Scope(const Scope&) = delete;
+
+   private:
+    Scope(const char* path, const Loc& caller);
+
+    At line_;
+    AtModule module_;
+    int64_t begun_;
+  };
+
   /// The place of a parameter or buffer whose shape is known only at first use.
   class Lazy {
     friend class Module;

@@ -52,7 +52,7 @@ class Recurrent : public Module {
   /// reverse direction begins at each sequence's own end. Their values are read, to check them. Without `initial`, the
   /// cell's own initial state.
   Sequence<State> operator()(In x, const Tensor& lengths = {}, const std::optional<State>& initial = {}) const {
-    At at(x.loc);
+    const Scope scope(*this, x.loc);
     const Tensor xs = detail::steps_first(x, options_.batch_first);
     const int64_t batch = xs.size(1);
     const State first = initial ? *initial : cell_.initial_state(batch);
@@ -150,7 +150,7 @@ class Bidirectional : public Module {
 
   /// As `Recurrent`; the states of both directions are a pair.
   Sequence<State> operator()(In x, const Tensor& lengths = {}, const std::optional<State>& initial = {}) const {
-    At at(x.loc);
+    const Scope scope(*this, x.loc);
     auto one = forward_(x, lengths, initial ? std::optional(initial->first) : std::nullopt);
     auto two = backward_(x, lengths, initial ? std::optional(initial->second) : std::nullopt);
     return {concat({one.outputs, two.outputs}, -1), {std::move(one.state), std::move(two.state)}};
@@ -182,7 +182,7 @@ class Stacked : public Module {
 
   /// As `Recurrent`; the state is a vector of the layers' states.
   Sequence<State> operator()(In x, const Tensor& lengths = {}, const std::optional<State>& initial = {}) const {
-    At at(x.loc);
+    const Scope scope(*this, x.loc);
     if (initial) detail::check_layers(layers_.size(), initial->size());
     Sequence<State> result{x, {}};
     for (size_t i = 0; i < layers_.size(); ++i) {
