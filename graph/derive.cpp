@@ -153,7 +153,8 @@ class Deriver {
       if (const int k = input_of(i); k >= 0) {  // a carry as it is when the step begins
         node = forward.size();
         const Layout* layout = j_[i].layout;
-        forward.nodes.push_back({.op = &copy_op, .inputs = {g_.inputs[static_cast<size_t>(k)]}, .layout = layout});
+        forward.nodes.push_back(
+            {.op = &copy_op, .inputs = {g_.inputs[static_cast<size_t>(k)]}, .layout = layout, .loc = At::where()});
       }
       saved_at_[i] = static_cast<int32_t>(d_.saved.size());
       d_.saved.push_back(node);
@@ -274,13 +275,14 @@ void Deriver::make_backward() {
   for (size_t s = 0; s < d_.summed.size(); ++s) {
     const int32_t sum = b_.graph().inputs[d_.carries.size() + s];
     const int32_t node = map_[static_cast<size_t>(joint_.of_input[static_cast<size_t>(d_.summed[s])])];
-    outputs.push_back(b_.add({.op = &add_op, .inputs = {sum, node}, .layout = accumulators[s]}));
+    outputs.push_back(
+        b_.add({.op = &add_op, .inputs = {sum, node}, .layout = accumulators[s], .loc = b_.graph()[node].loc}));
   }
   for (int32_t node : stacks) outputs.push_back(map_[static_cast<size_t>(node)]);
   // An output has elements of its own.
   for (int32_t& i : outputs)
     if (b_.graph()[i].op->kind == Kind::input || b_.graph()[i].op->kind == Kind::view)
-      i = b_.add({.op = &copy_op, .inputs = {i}, .layout = b_.graph()[i].layout->packed});
+      i = b_.add({.op = &copy_op, .inputs = {i}, .layout = b_.graph()[i].layout->packed, .loc = At::where()});
   b_.graph().outputs = std::move(outputs);
   d_.backward = intern(b_.take());
 }

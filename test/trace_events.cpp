@@ -14,6 +14,7 @@
 #include <set>
 #include <sstream>
 
+#include "reprise/core/trace_events.h"
 #include "reprise/reprise.h"
 #include "reprise/test/catch.h"
 
@@ -23,8 +24,7 @@ namespace {
 
 // ---- the model ----
 
-constexpr int scope_line = __LINE__ + 7, loss_line = scope_line + 19;
-
+constexpr int head_line = __LINE__ + 5;
 struct Head : rp::Module {
   Tensor W = param("W", {4, 3});
   Tensor operator()(const Tensor& x) const {
@@ -38,10 +38,12 @@ struct Net : rp::Module {
   rp::Stacked<rp::GRU> rnn = child("rnn", rp::Stacked(2, [] { return rp::GRU(4); }));
   Head head = child("head", Head());
 
+  static constexpr int line = __LINE__ + 1;
   Tensor operator()(const Tensor& x) const { return head(rnn(body(x)).outputs.select(0, 1)); }
 };
 
-// Three steps; the losses.
+constexpr int loss_line = __LINE__ + 7, update_line = loss_line + 4;
+// The losses of four steps: a capture records the first two and runs the others as a plan.
 std::vector<float> train() {
   const Net net;
   const Tensor x = rp::normal({2, 5, 3}), y = rp::normal({5, 3});
@@ -120,7 +122,15 @@ Events traced(const std::string& variables) {
   return events;
 }
 
-std::string line(int number) { return fmt::format("trace_events.cpp:{}", number); }
+// As `ops_in` puts it.
+std::string text(const std::string& op, int line, const std::string& module = "") {
+  return fmt::format("{} trace_events.cpp:{}{}{}", op, line, module.empty() ? "" : " ", module);
+}
+
+bool has(const Events& events, const std::string& category, const std::string& name, const std::string& module) {
+  return std::any_of(events.begin(), events.end(),
+                     [&](const Event& e) { return e.category == category && e.name == name && e.module == module; });
+}
 
 int count(const Events& events, const std::string& category, const std::string& name = "") {
   return static_cast<int>(std::count_if(events.begin(), events.end(), [&](const Event& e) {
@@ -169,12 +179,130 @@ TEST_CASE("the traced model") {
   CHECK(losses.back() < losses.front());
 }
 
-TEST_CASE("dump") {
-  for (const char* mode : {"eager", "graph"}) {
-    const Events events = traced(fmt::format("REPRISE_MODE={}", mode));
-    for (const Event& e : events) {
-      fmt::print("{} {:8} {:8} {:30} {} {} {}\n", mode, e.begin / 1000, (e.end - e.begin) / 1000, e.category + ":" + e.name, e.line, e.module, e.ops.size());
-      for (auto& o : e.ops) fmt::print("        {}\n", o);
-    }
+// Ends without a chance to tidy up, as a crash does.
+TEST_CASE("a traced model that ends at once", "[.]") {
+  train();
+  std::_Exit(3);
+}
+
+TEST_CASE("a trace names the line and the module of every op that runs by itself") {
+  const Events events = traced("REPRISE_MODE=eager");
+  const std::set<std::string> ops = ops_in(events, "op");
+  for (const char* op : {"matmul", "tanh", "square", "sub", "mul"})  // the last three: of the gradient
+    CHECK(ops.count(text(op, head_line, "head")));
+  for (const char* op : {"matmul", "add", "sum"}) CHECK(ops.count(text(op, Net::line, "body.0")));
+  for (const char* op : {"relu", "where", "greater"}) CHECK(ops.count(text(op, Net::line, "body")));
+  for (const char* op : {"sub", "square", "sum", "div", "mul"}) CHECK(ops.count(text(op, loss_line)));
+  for (const char* layer : {"rnn.0", "rnn.1"}) {
+    CHECK(ops.count(text("scan", Net::line, layer)));
+    CHECK(has(events, "op", "sigmoid", std::string(layer) + ".cell"));
+    CHECK(has(events, "module", layer, layer));
   }
+  CHECK(ops.count(text("sub", update_line)));
+  CHECK(count(events, "op", "tanh") ==
+        4 * (1 + 2 * 2) + 2);  // in the head, the steps of the layers, and their first use
+  CHECK(count(events, "step", "step 1") == 4 * 2 * 2);
+  CHECK(count(events, "backward", "backward") == 4);
+  CHECK(count(events, "module", "body.0") == 4);
+  for (const char* none : {"capture", "record", "flush", "kernel", "op by op"}) CHECK(!count(events, none));
+  for (const Event& e : events) {
+    INFO(e.category << ' ' << e.name);
+    CHECK((!e.line.empty() || e.category == "module"));
+  }
+  CHECK(nested(events));
+  CHECK(inside(events, "step", "op"));
+}
+
+TEST_CASE("a trace names the ops of captured kernels with their lines and modules") {
+  const Events eager = traced("REPRISE_MODE=eager"), graph = traced("REPRISE_MODE=graph");
+  CHECK(count(graph, "capture", "training") == 4);
+  CHECK(count(graph, "backward", "backward") == 4);
+  CHECK(count(graph, "flush", "the end of the captured function") == 4);
+  CHECK(count(graph, "record") > 100);
+  CHECK(count(graph, "compile") > 0);
+  CHECK(count(graph, "step", "step 0") >= 4 * 2);
+  const std::set<std::string> alone = ops_in(eager, "op"), fused = ops_in(graph, "kernel");
+  for (const std::string& op : fused) {  // nothing stands elsewhere than in eager mode
+    INFO(op);
+    const std::string name = op.substr(0, op.find(' '));
+    if (name != "write" && name != "result" && name != "copy") CHECK(alone.count(op));
+  }
+  for (const char* op : {"matmul", "tanh", "square", "sub", "mul"}) CHECK(fused.count(text(op, head_line, "head")));
+  for (const char* op : {"matmul", "add", "sum"}) CHECK(fused.count(text(op, Net::line, "body.0")));
+  for (const char* op : {"relu", "where", "greater"}) CHECK(fused.count(text(op, Net::line, "body")));
+  for (const char* op : {"sub", "square", "sum", "div", "mul"}) CHECK(fused.count(text(op, loss_line)));
+  for (const char* layer : {"rnn.0", "rnn.1"}) CHECK(fused.count(text("scan", Net::line, layer)));
+  for (const Event& e : graph) {
+    if (e.category != "kernel") continue;
+    INFO(e.name);
+    CHECK(!e.line.empty());
+    CHECK(!e.ops.empty());
+    for (const std::string& op : e.ops) CHECK(e.name.find(op.substr(0, op.find(' '))) != std::string::npos);
+  }
+  CHECK(nested(graph));
+  CHECK(inside(graph, "flush", "capture"));
+  CHECK(inside(graph, "record", "capture"));
+  CHECK(inside(graph, "kernel", "flush"));
+}
+
+TEST_CASE("the trace of a process that crashed can be opened") {
+  const std::filesystem::path file = scratch("crash.json");
+  CHECK(run("REPRISE_TRACE=" + file.string(), "a traced model that ends at once").second == 3);
+  std::string all = read(file);
+  REQUIRE(!all.empty());
+  all.resize(all.rfind('\n'));  // viewers leave out what is cut off
+  CHECK(events_of(nlohmann::json::parse(all.substr(0, all.find_last_not_of(",\n") + 1) + "]")).size() > 50);
+  std::filesystem::remove(file);
+}
+
+TEST_CASE("a trace that cannot be written is an error, and one that is taken is left alone") {
+  const auto [text, status] = run("REPRISE_TRACE=/nowhere/trace.json", "the traced model");
+  CHECK(status != 0);
+  CHECK(text.find("REPRISE_TRACE: cannot write \"/nowhere/trace.json\"") != std::string::npos);
+
+  const std::filesystem::path file = scratch("taken.json");
+  std::ofstream(file) << "mine";
+  const int held = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  REQUIRE(::flock(held, LOCK_EX) == 0);
+  const auto [said, fine] = run("REPRISE_TRACE=" + file.string(), "the traced model");
+  CHECK(fine == 0);
+  CHECK(said.find("another process writes") != std::string::npos);
+  CHECK(read(file) == "mine");
+  ::close(held);
+  std::filesystem::remove(file);
+}
+
+TEST_CASE("nothing is traced without the switch") {
+  if (std::getenv("REPRISE_TRACE")) return;
+  CHECK(!rp::traced());
+  CHECK(rp::begin_span() == 0);
+  CHECK(!rp::span("test", "nothing"));
+}
+
+TEST_CASE("a module's path follows its place among other modules") {
+  struct Inner : rp::Module {
+    const char* path() const {
+      const Scope scope(*this);
+      return rp::At::where().module;
+    }
+  };
+  struct Outer : rp::Module {
+    void add(const std::string& name, const rp::Module& m) const { child(name, m); }
+  };
+  const Inner inner;
+  CHECK(inner.path() == nullptr);
+  const rp::AtModule around("around");
+  CHECK(inner.path() == std::string("around"));  // it has no path of its own
+  const Outer top, second;
+  {
+    const Outer middle;
+    middle.add("inner", inner);
+    CHECK(inner.path() == std::string("inner"));
+    top.add("middle", middle);
+    CHECK(inner.path() == std::string("middle.inner"));
+  }
+  second.add("other", inner);
+  CHECK(inner.path() == std::string("middle.inner"));  // the first that lives
+  CHECK(Inner(inner).path() == inner.path());          // one text for all copies
+  CHECK(rp::At::where().module == std::string("around"));
 }
