@@ -5,10 +5,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <fstream>
 #include <random>
+#include <string>
+#include <vector>
 
 #include "reprise/backends/cpu/tile.h"
 #include "reprise/test/ir_reference.h"
@@ -317,27 +321,75 @@ class Trial {
   std::vector<size_t> shared_;
 };
 
+/// Of the vectors that this processor has code for.
+std::vector<int> widths() {
+  std::vector<int> all;
+  for (int lanes : {4, 8, 16})
+    if (jit_compile({}, nullptr, lanes)) all.push_back(lanes);
+  return all;
+}
+
 void try_programs(uint32_t first_seed, int count, int most_steps, int most_operands) {
+  const std::vector<int> forms = widths();
   for (int k = 0; k < count; ++k) {
     uint32_t seed = first_seed + static_cast<uint32_t>(k);
     Random random(seed);
     Program program = Generator(random, 1 + random.below(most_steps), 1 + random.below(most_operands)).take();
-    std::string why;
-    int lanes = random.chance(30) ? 4 : 8;
-    auto code = jit_compile(program, &why, lanes);
-    INFO("seed " << seed << ", " << lanes << " lanes, " << why << "\n" << to_string(program));
-    REQUIRE(code);
     TileProgramPtr tiles = decode(program);
+    std::deque<Trial> trials;
     for (int run = 0; run < 4; ++run) {
-      Trial trial(program, random);
-      trial.expect();
-      trial.check(code->run, nullptr);
-      trial.check(run_tile, tiles.get());
+      trials.emplace_back(program, random).expect();
+      trials.back().check(run_tile, tiles.get());
+    }
+    for (int lanes : forms) {
+      std::string why;
+      auto code = jit_compile(program, &why, lanes);
+      INFO("seed " << seed << ", " << lanes << " lanes, " << why << "\n" << to_string(program));
+      REQUIRE(code);
+      for (Trial& trial : trials) trial.check(code->run, nullptr);
     }
   }
 }
 
-bool host_runs_code() { return jit_compile({}, nullptr).has_value(); }
+/// The lines of a disassembly of code, or nothing where there is no objdump.
+std::vector<std::string> disassemble(const std::string& code) {
+  if (std::system("objdump --version >/dev/null 2>&1") != 0) return {};
+  char name[] = "/tmp/reprise-jit-XXXXXX";
+  close(mkstemp(name));
+  std::ofstream(name) << code;
+  FILE* const pipe =
+      popen(("objdump -D -b binary -m i386:x86-64 -w --no-show-raw-insn " + std::string(name)).c_str(), "r");
+  REQUIRE(pipe);
+  std::vector<std::string> lines;
+  for (char line[512]; std::fgets(line, sizeof line, pipe);)
+    if (std::strchr(line, ':') && std::strchr(line, '\t')) lines.emplace_back(line);
+  CHECK(pclose(pipe) == 0);
+  unlink(name);
+  return lines;
+}
+
+size_t lines_with(const std::vector<std::string>& lines, const char* text) {
+  return static_cast<size_t>(std::count_if(
+      lines.begin(), lines.end(), [&](const std::string& line) { return line.find(text) != std::string::npos; }));
+}
+
+/// The code of random programs, one behind the other, for any processor.
+std::string assemble_programs(int count, int lanes) {
+  std::string all;
+  for (int k = 0; k < count; ++k) {
+    Random random(200000 + static_cast<uint32_t>(k));
+    Program program = Generator(random, 1 + random.below(k % 4 ? 30 : 300), 1 + random.below(8)).take();
+    std::string why;
+    const auto code = jit_assemble(program, &why, lanes);
+    INFO(lanes << " lanes, " << why << "\n" << to_string(program));
+    REQUIRE(code);
+    REQUIRE(code->entry < code->bytes.size());
+    all.append(reinterpret_cast<const char*>(code->bytes.data()) + code->entry, code->bytes.size() - code->entry);
+  }
+  return all;
+}
+
+bool host_runs_code() { return !widths().empty(); }
 
 }  // namespace
 
@@ -358,9 +410,36 @@ TEST_CASE("programs with types of 64 bits are refused with a reason", "[jit]") {
   CHECK_FALSE(why.empty());
 }
 
+#if defined(__x86_64__)
+TEST_CASE("what is assembled for any processor are instructions of its vectors alone", "[jit]") {
+  constexpr int programs = 120;
+  for (int lanes : {4, 8, 16}) {
+    const std::string code = assemble_programs(programs, lanes);
+    const std::vector<std::string> lines = disassemble(code);
+    if (lines.empty()) {
+      WARN("no objdump: the code is assembled, but not looked at");
+      continue;
+    }
+    INFO(lanes << " lanes");
+    CHECK(lines.size() > code.size() / 12);
+    CHECK(lines_with(lines, "(bad)") == 0);
+    CHECK(lines_with(lines, "\tret") == programs);
+    CHECK((lines_with(lines, "%zmm") > lines.size() / 4) == (lanes == 16));
+    CHECK((lines_with(lines, "{%k7}") > programs) == (lanes == 16));
+    CHECK((lines_with(lines, "%ymm") > lines.size() / 4) == (lanes == 8));
+  }
+}
+#endif
+
+TEST_CASE("vectors of a width that there is not are refused with a reason", "[jit]") {
+  std::string why;
+  CHECK_FALSE(jit_compile({}, &why, 32));
+  CHECK_FALSE(why.empty());
+}
+
 TEST_CASE("machine code cannot be written where it runs", "[jit]") {
   if (!host_runs_code()) return;
-  auto at = reinterpret_cast<uintptr_t>(jit_compile({}, nullptr)->run);
+  auto at = reinterpret_cast<uintptr_t>(jit_compile({}, nullptr, 8)->run);
   std::ifstream maps("/proc/self/maps");
   std::string line, access;
   while (access.empty() && std::getline(maps, line)) {

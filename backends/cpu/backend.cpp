@@ -5,6 +5,7 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "reprise/backends/cpu/isa.h"
 #include "reprise/backends/cpu/jit.h"
 #include "reprise/backends/cpu/kernels.h"
 #include "reprise/backends/cpu/limits.h"
@@ -26,6 +27,8 @@ struct SameProgram {
 
 class CpuBackend final : public Backend {
  public:
+  CpuBackend() { isa_in_use(); }  // a bad switch is reported before any kernel runs
+
   std::string_view name() const override { return "cpu"; }
   std::byte* allocate(size_t bytes) override { return allocate_bytes(bytes); }
   void release(std::byte* data, size_t bytes) noexcept override { release_bytes(data, bytes); }

@@ -1,5 +1,7 @@
 #include "reprise/backends/cpu/jit.h"
 
+#include "reprise/backends/cpu/isa.h"
+
 #if defined(__x86_64__)
 
 #include <cstdlib>
@@ -29,18 +31,17 @@ struct Buffer {
   }
 };
 
-bool host_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-
-std::optional<JitCode> refuse(std::string* why, const char* reason) {
+std::nullopt_t refuse(std::string* why, const char* reason) {
   if (why) *why = reason;
   return std::nullopt;
 }
 
 }  // namespace
 
-std::optional<JitCode> jit_compile(const Program& program, std::string* why, int lanes) {
-  if (lanes != 8 && lanes != 4) return refuse(why, "no such vector width");
-  if (!host_has_avx2()) return refuse(why, "the processor lacks AVX2 or FMA");
+int jit_lanes() { return isa_in_use() == Isa::avx512 ? 16 : 8; }
+
+std::optional<Assembled> jit_assemble(const Program& program, std::string* why, int lanes) {
+  if (lanes != 16 && lanes != 8 && lanes != 4) return refuse(why, "no such vector width");
   std::optional<jit::Plan> plan = jit::make_plan(program, lanes, why);
   if (!plan) return std::nullopt;
   // An instruction takes at most a dozen machine instructions of twelve bytes, with its spills, in each of seven
@@ -53,13 +54,22 @@ std::optional<JitCode> jit_compile(const Program& program, std::string* why, int
   try {
     jit::LoopCode code(program, *plan, lanes, memory, size);
     code.write_function();
-    const std::byte* at = jit::publish({memory, code.getSize()});
-    if (!at) return refuse(why, "the host refuses executable memory");
-    return JitCode{reinterpret_cast<KernelFn>(reinterpret_cast<uintptr_t>(at + code.entry())), code.getSize(),
-                   "jit avx2"};
+    return Assembled{{memory, code.getSize()}, code.entry()};
   } catch (const Xbyak::Error& error) {
     return refuse(why, error.what());
   }
+}
+
+std::optional<JitCode> jit_compile(const Program& program, std::string* why, int lanes) {
+  const bool wide = lanes == 16;
+  if (!has_isa(wide ? Isa::avx512 : Isa::avx2))
+    return refuse(why, wide ? "the processor lacks AVX-512" : "the processor lacks AVX2 or FMA");
+  std::optional<Assembled> code = jit_assemble(program, why, lanes);
+  if (!code) return std::nullopt;
+  const std::byte* at = jit::publish(code->bytes);
+  if (!at) return refuse(why, "the host refuses executable memory");
+  return JitCode{reinterpret_cast<KernelFn>(reinterpret_cast<uintptr_t>(at + code->entry)), code->bytes.size(),
+                 wide ? "jit avx512" : "jit avx2"};
 }
 
 }  // namespace rp
@@ -68,8 +78,15 @@ std::optional<JitCode> jit_compile(const Program& program, std::string* why, int
 
 namespace rp {
 
-std::optional<JitCode> jit_compile(const Program&, std::string* why, int) {
+int jit_lanes() { return isa_in_use() == Isa::avx512 ? 16 : 8; }
+
+std::optional<Assembled> jit_assemble(const Program&, std::string* why, int) {
   if (why) *why = "not an x86-64 processor";
+  return std::nullopt;
+}
+
+std::optional<JitCode> jit_compile(const Program& program, std::string* why, int lanes) {
+  jit_assemble(program, why, lanes);
   return std::nullopt;
 }
 

@@ -20,6 +20,8 @@ AccessCode::AccessCode(const Program& program, const Plan& plan, int lanes, std:
     : CodeGenerator(bytes, buffer),
       lanes_(lanes),
       vector_bytes_(4 * lanes),
+      avx512_(lanes == 16),
+      mask_(vector_registers(lanes) - 1),
       program_(program),
       plan_(plan),
       buffer_(buffer) {
@@ -31,6 +33,7 @@ AccessCode::AccessCode(const Program& program, const Plan& plan, int lanes, std:
   };
   for (int k = zero; k <= one_i32; ++k) fill(k, [&](int) { return special_bits[k]; });
   fill(iota, [](int lane) { return static_cast<uint32_t>(lane); });
+  fill(high_halves, [](int lane) { return lane % 2 ? 0xffffffffu : 0u; });
   fill(tail_mask, [](int) { return 0xffffffffu; });
   fill(tail_mask_end, [](int) { return 0u; });
   int count = special_count;
@@ -56,26 +59,43 @@ Xbyak::Address AccessCode::element(int operand) {
 }
 
 void AccessCode::load_lanes(const Vec& reg, const Address& from) {
-  if (part_ == Part::tail)
-    vmaskmovps(reg, vec(mask_), from);
-  else
+  if (part_ != Part::tail)
     vmovups(reg, from);
+  else if (avx512_)
+    vmovups(reg | tail_ | T_z, from);
+  else
+    vmaskmovps(reg, vec(mask_), from);
 }
 
 void AccessCode::store_lanes(const Address& to, const Vec& value) {
-  if (part_ == Part::tail)
-    vmaskmovps(to, vec(mask_), value);
-  else
+  if (part_ != Part::tail)
     vmovups(to, value);
+  else if (avx512_)
+    vmovups(to | tail_, value);
+  else
+    vmaskmovps(to, vec(mask_), value);
 }
 
 void AccessCode::load_contiguous(int operand, const Vec& reg) {
   if (!is_bool(operand)) return load_lanes(reg, element(operand));
-  if (part_ == Part::tail)
-    load_bytes(operand, reg);
-  else
+  if (part_ != Part::tail)
     vpmovzxbd(reg, element(operand));
+  else if (avx512_)
+    vpmovzxbd(reg | tail_ | T_z, element(operand));
+  else
+    load_bytes(operand, reg);
+  mask_of_bytes(reg);
+}
+
+void AccessCode::mask_of_bytes(const Vec& reg) {
+  if (avx512_) return mask_of_nonzero(reg, reg);
   vpcmpgtd(reg, reg, special(zero));
+}
+
+void AccessCode::mask_of_nonzero(const Vec& mask, const Vec& value) {
+  if (avx512_) return vptestmd(found_, value, value), vpmovm2d(mask, found_);
+  vpcmpeqd(mask, value, special(zero));
+  vpxor(mask, mask, special(all_ones));
 }
 
 /// Gathers the bytes that are left in a general register, the last one first.
@@ -100,15 +120,13 @@ void AccessCode::load_broadcast(int operand, const Vec& reg) {
   movzx(data_scratch_.cvt32(), at);
   vmovd(low(reg), data_scratch_.cvt32());
   vpbroadcastd(reg, low(reg));
-  vpcmpgtd(reg, reg, special(zero));
+  mask_of_bytes(reg);
 }
 
 void AccessCode::load_scalar(const Node& node, const Vec& reg) {
   mov(scratch_, ptr[args_ + offsetof(KernelArgs, scalars)]);
   vbroadcastss(reg, ptr[scratch_ + 8 * static_cast<int>(node.imm)]);
-  if (node.type != rp::Type::mask) return;
-  vpcmpeqd(reg, reg, special(zero));
-  vpxor(reg, reg, special(all_ones));
+  if (node.type == rp::Type::mask) mask_of_nonzero(reg, reg);
 }
 
 void AccessCode::load_index(const Vec& reg) {
@@ -122,7 +140,7 @@ void AccessCode::load_index(const Vec& reg) {
 /// A mask as bytes 0 and 1.
 void AccessCode::pack(const Xbyak::Xmm& to, const Vec& value) {
   if (lanes_ == 8) {
-    vextracti128(to, whole(value), 1);
+    vextracti128(to, ymm(value), 1);
     vpackssdw(to, low(value), to);
   } else {
     vpackssdw(to, value, value);
@@ -133,6 +151,11 @@ void AccessCode::pack(const Xbyak::Xmm& to, const Vec& value) {
 
 void AccessCode::store_contiguous(int operand, const Vec& value, const Vec& spare) {
   if (!is_bool(operand)) return store_lanes(element(operand), value);
+  if (avx512_) {
+    Address to = element(operand);
+    vpsrld(spare, value, 31);
+    return vpmovdb(part_ == Part::tail ? to | tail_ : to, spare);
+  }
   pack(low(spare), value);
   if (part_ == Part::tail)
     store_bytes(operand, low(spare));
@@ -168,8 +191,10 @@ void AccessCode::store_broadcast(int operand, const Vec& value, const Vec& spare
       dec(scratch_);
     }
     vmovd(low(spare), scratch_.cvt32());
-    if (lanes_ == 8)
-      vpermd(whole(spare), whole(spare), value);
+    if (avx512_)
+      vpermd(zmm(spare), zmm(spare), value);
+    else if (lanes_ == 8)
+      vpermd(ymm(spare), ymm(spare), value);
     else
       vpermilps(spare, value, spare);
     vmovd(element, low(spare));

@@ -1,5 +1,5 @@
 #pragma once
-// Reads and writes of operands by generated code, for vectors of 8 or 4 columns or the part of one that is left.
+// Reads and writes of operands by generated code, for vectors of 16, 8 or 4 columns or the part of one that is left.
 #include <xbyak/xbyak.h>
 
 #include "reprise/backends/cpu/jit_plan.h"
@@ -25,7 +25,19 @@ class AccessCode : public Xbyak::CodeGenerator {
   using Address = Xbyak::Address;
 
   /// Constants that instructions themselves need.
-  enum Special { zero, all_ones, sign_bit, magnitude, one_f32, one_i32, iota, tail_mask, tail_mask_end, special_count };
+  enum Special {
+    zero,
+    all_ones,
+    sign_bit,
+    magnitude,
+    one_f32,
+    one_i32,
+    iota,
+    high_halves,
+    tail_mask,
+    tail_mask_end,
+    special_count
+  };
 
   /// Constants come first in `buffer`, which is 64-byte aligned; code follows at `code_start_`.
   AccessCode(const Program& program, const Plan& plan, int lanes, std::byte* buffer, size_t bytes);
@@ -50,19 +62,28 @@ class AccessCode : public Xbyak::CodeGenerator {
   void load_lanes(const Vec& reg, const Address& from);
   void store_lanes(const Address& to, const Vec& value);
 
-  Xbyak::Xmm low(const Vec& v) const { return Xbyak::Xmm(v.getIdx()); }
+  /// Makes a mask of bytes 0 and 1 that stand in lanes of 32 bits, and of any numbers.
+  void mask_of_bytes(const Vec& reg);
+  void mask_of_nonzero(const Vec& mask, const Vec& value);
 
-  Vec vec(int index) const { return lanes_ == 8 ? Vec(Xbyak::Ymm(index)) : Vec(index); }
-  Xbyak::Ymm whole(const Vec& v) const { return Xbyak::Ymm(v.getIdx()); }
+  Vec vec(int index) const {
+    return avx512_ ? Vec(Xbyak::Zmm(index)) : lanes_ == 8 ? Vec(Xbyak::Ymm(index)) : Vec(index);
+  }
+  static Xbyak::Xmm low(const Vec& v) { return Xbyak::Xmm(v.getIdx()); }
+  static Xbyak::Ymm ymm(const Vec& v) { return Xbyak::Ymm(v.getIdx()); }
+  static Xbyak::Zmm zmm(const Vec& v) { return Xbyak::Zmm(v.getIdx()); }
 
   const int lanes_, vector_bytes_;
+  const bool avx512_;
+  const int mask_;  // the vector register of the mask in the tail: the last one
   const Program& program_;
   const Plan& plan_;
   size_t code_start_ = 0;
   int8_t pointer_register_[max_pointers];  // -1: in the frame
   Part part_ = Part::outside;
   int copy_ = 0;
-  static constexpr int mask_ = 15;  // the register of the mask in the tail
+  // AVX-512: the tail's mask, and what a comparison has found on its way to a vector register.
+  const Xbyak::Opmask tail_ = k7, found_ = k1;
 
   // The column, the arguments, and what any one instruction may overwrite.
   const Xbyak::Reg64 column_ = rax, args_ = rdi, pointer_scratch_ = r11, scratch_ = r10, data_scratch_ = r9;

@@ -65,7 +65,7 @@ class Allocation {
   size_t position_ = 0;
   int copies_ = 1, copy_ = 0;
   uint32_t available_ = 0, occupied_ = 0, kept_ = 0;
-  Owner owners_[16];
+  Owner owners_[32];
   std::vector<int8_t> reg_, pin_;
   std::vector<int16_t> slot_, permanent_;
   std::vector<uint32_t> cursor_;

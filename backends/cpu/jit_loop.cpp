@@ -60,7 +60,7 @@ void LoopCode::place_pinned() {
 }
 
 uint32_t LoopCode::free_registers(Part part) const {
-  uint32_t all = 0xffff & ~pinned_;
+  uint32_t all = (avx512_ ? 0xffffffff : 0xffff) & ~pinned_;
   if (part == Part::main) all &= ~held_;
   if (part == Part::tail) all &= ~(1u << mask_);
   return all;
@@ -196,6 +196,7 @@ void LoopCode::write_tail() {
   lea(pointer_scratch_, ptr[rip + pooled_at(tail_mask_end)]);
   neg(scratch_);
   vmovups(vec(mask_), ptr[pointer_scratch_ + scratch_ * 4]);
+  if (avx512_) vpmovd2m(tail_, vec(mask_));
   write(plan_.column, 1, free_registers(Part::tail), Part::tail);
   L(done);
 }

@@ -7,7 +7,6 @@
 namespace rp::jit {
 namespace {
 
-constexpr int vector_registers = 16;
 constexpr size_t node_limit = 60000;
 
 bool narrow(Type t) { return t == Type::f32 || t == Type::i32 || t == Type::mask; }
@@ -195,19 +194,18 @@ void choose_registers(const Program& program, Plan& plan, int lanes) {
   Pressure pressure = pressure_of(plan);
   int held = program.column_form ? 0 : static_cast<int>(program.accumulators.size()) * (rp::lanes / lanes);
   auto needs = [&](int copies) { return copies * std::max(pressure.live, 1) + pressure.temporaries; };
-  auto fits = [&](int copies, int registers) {
+  auto fits = [&](int copies, int available) {
     bool holds = copies * lanes % rp::lanes == 0;
-    return needs(copies) + (holds ? held : 0) <= registers;
+    return needs(copies) + (holds ? held : 0) <= available;
   };
+  const int registers = vector_registers(lanes);
   // Two copies with some spills are still faster than one that waits for its own results.
   constexpr int worth_spilling = 12;
-  plan.copies = pressure.steps <= 8 && fits(4, vector_registers - 2) ? 4
-                : fits(2, vector_registers + worth_spilling)         ? 2
-                                                                     : 1;
+  plan.copies = pressure.steps <= 8 && fits(4, registers - 2) ? 4 : fits(2, registers + worth_spilling) ? 2 : 1;
   plan.held_accumulators = held > 0 && held <= 8 && plan.copies * lanes % rp::lanes == 0;
   if (!plan.held_accumulators) held = 0;
   // One register is left to the mask of the last columns, and eight to any one instruction.
-  pin(plan, std::min(vector_registers - 1 - needs(plan.copies), vector_registers - 8) - held);
+  pin(plan, std::min(registers - 1 - needs(plan.copies), registers - 8) - held);
 }
 
 }  // namespace

@@ -35,6 +35,9 @@ struct Sequence {
   }
 };
 
+/// Vector registers, by the elements in one.
+constexpr int vector_registers(int lanes) { return lanes == 16 ? 32 : 16; }
+
 struct Plan {
   std::vector<Node> nodes;
   Sequence call, row, column;

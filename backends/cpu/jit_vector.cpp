@@ -11,6 +11,8 @@ namespace {
 
 // Predicates of vcmpps that raise nothing for quiet NaNs, in the order of Ir::eq to Ir::ge.
 constexpr uint8_t predicates[] = {0x00, 0x04, 0x11, 0x12, 0x1e, 0x1d};
+// Those of vpcmpd.
+constexpr uint8_t integer_predicates[] = {0, 4, 1, 2, 6, 5};
 
 bool commutes(Ir op) {
   switch (op) {
@@ -153,11 +155,12 @@ void VectorCode::write_node() {
 }
 
 void VectorCode::write_unary() {
-  constexpr uint8_t quietly = 8;
   bool floating = node_->type == rp::Type::f32;
   if (node_->op == Ir::neg || (node_->op == Ir::abs && floating)) {
     Vec a = use(node_->in[0]), d = dest();
-    if (!floating)
+    if (!floating && avx512_)
+      vxorps(d, a, special(all_ones)), vpsubd(d, d, special(all_ones));
+    else if (!floating)
       vpsignd(d, a, special(all_ones));
     else if (node_->op == Ir::neg)
       vxorps(d, a, special(sign_bit));
@@ -182,16 +185,22 @@ void VectorCode::write_unary() {
     case Ir::sqrt:
       return vsqrtps(d, a);
     case Ir::nearest:
-      return vroundps(d, a, quietly | 0);
+      return round(d, a, 0);
     case Ir::floor:
-      return vroundps(d, a, quietly | 1);
+      return round(d, a, 1);
     case Ir::ceil:
-      return vroundps(d, a, quietly | 2);
+      return round(d, a, 2);
     case Ir::trunc:
-      return vroundps(d, a, quietly | 3);
+      return round(d, a, 3);
     default:
       return vpabsd(d, a);
   }
+}
+
+void VectorCode::round(const Vec& d, const Operand& a, uint8_t direction) {
+  constexpr uint8_t quietly = 8;
+  if (avx512_) return vrndscaleps(d, a, quietly | direction);
+  vroundps(d, a, quietly | direction);
 }
 
 void VectorCode::write_binary() {
@@ -205,6 +214,7 @@ void VectorCode::write_binary() {
 
 void VectorCode::three(Ir op, rp::Type type, const Vec& d, const Vec& a, const Operand& b) {
   bool integer = type == rp::Type::i32;
+  bool packed = integer && !avx512_;  // the bits of integers; AVX-512 has those of floats for all
   switch (op) {
     case Ir::add:
       return integer ? vpaddd(d, a, b) : vaddps(d, a, b);
@@ -219,13 +229,13 @@ void VectorCode::three(Ir op, rp::Type type, const Vec& d, const Vec& a, const O
     case Ir::max:
       return integer ? vpmaxsd(d, a, b) : vmaxps(d, a, b);
     case Ir::band:
-      return integer ? vpand(d, a, b) : vandps(d, a, b);
+      return packed ? vpand(d, a, b) : vandps(d, a, b);
     case Ir::bor:
-      return integer ? vpor(d, a, b) : vorps(d, a, b);
+      return packed ? vpor(d, a, b) : vorps(d, a, b);
     case Ir::bxor:
-      return integer ? vpxor(d, a, b) : vxorps(d, a, b);
+      return packed ? vpxor(d, a, b) : vxorps(d, a, b);
     case Ir::andnot:
-      return integer ? vpandn(d, a, b) : vandnps(d, a, b);
+      return packed ? vpandn(d, a, b) : vandnps(d, a, b);
     default:
       return vdivps(d, a, b);
   }
@@ -240,16 +250,15 @@ void VectorCode::write_convert() {
   }
   Vec a = use(node_->in[0]), d = dest();
   if (from == rp::Type::mask) return vandps(d, a, special(to == rp::Type::f32 ? one_f32 : one_i32));
-  if (from == rp::Type::f32) return vcmpps(d, a, special(zero), predicates[1]);
-  vpcmpeqd(d, a, special(zero));
-  vpxor(d, d, special(all_ones));
+  if (from == rp::Type::f32) return compare_f32(d, a, special(zero), predicates[1]);
+  mask_of_nonzero(d, a);
 }
 
 void VectorCode::write_compare() {
   uint16_t first = node_->in[0], second = node_->in[1];
   Ir op = node_->op;
   bool mirrored = !in_register(first) && in_register(second);
-  if (node_->type == rp::Type::i32) mirrored = op == Ir::lt || op == Ir::ge;
+  if (node_->type == rp::Type::i32 && !avx512_) mirrored = op == Ir::lt || op == Ir::ge;
   if (mirrored) {
     std::swap(first, second);
     constexpr Ir mirror[] = {Ir::eq, Ir::ne, Ir::gt, Ir::ge, Ir::lt, Ir::le};
@@ -258,12 +267,19 @@ void VectorCode::write_compare() {
   Vec a = use(first);
   Source b = source(second);
   Vec d = dest();
-  if (node_->type == rp::Type::f32) return vcmpps(d, a, b, predicates[static_cast<int>(op) - static_cast<int>(Ir::eq)]);
+  int which = static_cast<int>(op) - static_cast<int>(Ir::eq);
+  if (node_->type == rp::Type::f32) return compare_f32(d, a, b, predicates[which]);
+  if (avx512_) return vpcmpd(found_, a, b, integer_predicates[which]), vpmovm2d(d, found_);
   if (op == Ir::eq || op == Ir::ne)
     vpcmpeqd(d, a, b);
   else
     vpcmpgtd(d, a, b);
   if (op == Ir::ne || op == Ir::le) vpxor(d, d, special(all_ones));
+}
+
+void VectorCode::compare_f32(const Vec& d, const Vec& a, const Operand& b, uint8_t predicate) {
+  if (avx512_) return vcmpps(found_, a, b, predicate), vpmovm2d(d, found_);
+  vcmpps(d, a, b, predicate);
 }
 
 /// One factor is in a register; of the other and the addend one may stay in memory, and one that ends here is
@@ -300,7 +316,18 @@ void VectorCode::write_select() {
   Vec mask = use(node_->in[0]), otherwise = use(node_->in[2]);
   Source chosen = source(node_->in[1]);
   Vec d = dest();
-  vblendvps(d, otherwise, chosen, mask);
+  blend(d, mask, chosen, otherwise);
+}
+
+/// The register of the result may be that of an argument.
+void VectorCode::blend(const Vec& d, const Vec& mask, const Operand& chosen, const Vec& otherwise) {
+  if (!avx512_) return vblendvps(d, otherwise, chosen, mask);
+  // Truth tables of the choice, by the order in which the three are given.
+  constexpr uint8_t otherwise_mask_chosen = 0xb8, chosen_mask_otherwise = 0xe2, mask_otherwise_chosen = 0xac;
+  if (d.getIdx() == otherwise.getIdx()) return vpternlogd(d, mask, chosen, otherwise_mask_chosen);
+  if (!chosen.isMEM() && d.getIdx() == chosen.getIdx()) return vpternlogd(d, mask, otherwise, chosen_mask_otherwise);
+  if (d.getIdx() != mask.getIdx()) vmovaps(d, mask);
+  vpternlogd(d, otherwise, chosen, mask_otherwise_chosen);
 }
 
 void VectorCode::write_mulhi() {
@@ -317,6 +344,10 @@ void VectorCode::write_mulhi() {
   }
   Vec d = dest();
   vpmuludq(d, a, b);
+  if (avx512_) {
+    constexpr uint8_t first_or_second_and_third = 0xf8;
+    return vpsrlq(d, d, 32), vpternlogd(d, odd, special(high_halves), first_or_second_and_third);
+  }
   vmovshdup(d, d);
   vpblendd(d, d, odd, 0xaa);
 }
@@ -325,29 +356,42 @@ void VectorCode::write_mulhi() {
 void VectorCode::write_divide() {
   Vec a = use(node_->in[0]), b = use(node_->in[1]), quotient = take(), spare = take();
   divide_half(quotient, a, b, spare);
-  if (lanes_ == 8) {
+  if (lanes_ > 4) {
     Vec high = take(), spare_high = take();
-    vextracti128(low(high), whole(a), 1);
-    vextracti128(low(spare_high), whole(b), 1);
+    upper_half(high, a);
+    upper_half(spare_high, b);
     divide_half(high, high, spare_high, spare);
-    vinserti128(whole(quotient), whole(quotient), low(high), 1);
+    if (avx512_)
+      vinserti64x4(zmm(quotient), zmm(quotient), ymm(high), 1);
+    else
+      vinserti128(ymm(quotient), ymm(quotient), low(high), 1);
   }
   if (node_->op == Ir::rem) {
     vpmulld(quotient, quotient, b);
     vpsubd(quotient, a, quotient);
   }
+  if (avx512_) return vptestmd(found_, b, b), vmovaps(dest() | found_ | T_z, quotient);
   vpcmpeqd(spare, b, special(zero));
   Vec d = dest();
   vpandn(d, spare, quotient);
 }
 
+void VectorCode::upper_half(const Vec& to, const Vec& from) {
+  if (avx512_)
+    vextracti64x4(ymm(to), zmm(from), 1);
+  else
+    vextracti128(low(to), ymm(from), 1);
+}
+
 /// The quotients of the lower halves of `a` and `b`, or of the whole vectors where they have four elements.
 void VectorCode::divide_half(const Vec& quotient, const Vec& a, const Vec& b, const Vec& spare) {
-  Xbyak::Ymm q = whole(quotient), s = whole(spare);
-  vcvtdq2pd(q, low(a));
-  vcvtdq2pd(s, low(b));
+  auto half = [&](const Vec& v) { return avx512_ ? Vec(ymm(v)) : low(v); };
+  auto doubles = [&](const Vec& v) { return avx512_ ? Vec(zmm(v)) : Vec(ymm(v)); };
+  Vec q = doubles(quotient), s = doubles(spare);
+  vcvtdq2pd(q, half(a));
+  vcvtdq2pd(s, half(b));
   vdivpd(q, q, s);
-  vcvttpd2dq(low(quotient), q);
+  vcvttpd2dq(half(quotient), q);
 }
 
 void VectorCode::write_load() {
@@ -391,8 +435,10 @@ void VectorCode::combine(const Accumulator& accumulator, const Vec& into, const 
   Ir op = ops[static_cast<int>(accumulator.combine)];
   if (accumulator.type == rp::Type::i32 || op == Ir::add || op == Ir::mul)
     return three(op, accumulator.type, into, into, value);
+  constexpr uint8_t unordered = 3, ordered = 7;
+  if (avx512_) return vcmpps(found_, into, into, ordered), three(op, accumulator.type, into | found_, into, value);
   Vec was_nan = take();
-  vcmpps(was_nan, into, into, 3);
+  vcmpps(was_nan, into, into, unordered);
   Vec result = take();
   three(op, accumulator.type, result, into, value);
   vblendvps(into, result, into, was_nan);

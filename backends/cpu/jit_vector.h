@@ -1,5 +1,7 @@
 #pragma once
-// Instruction selection for AVX2: writes the nodes of a sequence for vectors of 8 or 4 columns.
+// Instruction selection: writes the nodes of a sequence for vectors of 8 or 4 columns with AVX2, or of 16 with AVX-512.
+// In both a mask is a vector register, all ones or all zeros in a lane; of AVX-512's mask registers one takes what a
+// comparison finds on its way there, and one has the lanes of the tail.
 #include <variant>
 
 #include "reprise/backends/cpu/jit_access.h"
@@ -50,7 +52,11 @@ class VectorCode : public AccessCode {
   void write_accumulate();
 
   void three(Ir op, rp::Type type, const Vec& d, const Vec& a, const Operand& b);
+  void compare_f32(const Vec& d, const Vec& a, const Operand& b, uint8_t predicate);
+  void blend(const Vec& d, const Vec& mask, const Operand& chosen, const Vec& otherwise);
   void combine(const Accumulator& accumulator, const Vec& into, const Vec& value);
+  void round(const Vec& d, const Operand& a, uint8_t direction);
+  void upper_half(const Vec& to, const Vec& from);
   void divide_half(const Vec& quotient, const Vec& a, const Vec& b, const Vec& spare);
 
   bool in_register(uint16_t value) const { return allocation_.find(value) >= 0; }

@@ -1,0 +1,40 @@
+#include "reprise/backends/cpu/isa.h"
+
+#include <string>
+
+#include "reprise/core/fail.h"
+#include "reprise/core/switches.h"
+
+namespace rp {
+namespace {
+
+Isa wanted_isa() {
+  const std::string name = switch_value("REPRISE_ISA");
+  if (name.empty()) return has_isa(Isa::avx2) ? Isa::avx2 : Isa::baseline;
+  if (name != "avx2" && name != "avx512") fail("REPRISE_ISA: expected avx2 or avx512, got \"{}\"", name);
+  const Isa isa = name == "avx2" ? Isa::avx2 : Isa::avx512;
+  if (!has_isa(isa))
+    fail("REPRISE_ISA: expected instructions that this processor has, got {}, which takes {}", name,
+         isa == Isa::avx2 ? "AVX2 and FMA" : "AVX2, FMA and AVX-512 F, DQ, BW and VL");
+  return isa;
+}
+
+}  // namespace
+
+bool has_isa([[maybe_unused]] Isa isa) {
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == Isa::avx2) return avx2;
+  if (isa == Isa::avx512)
+    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+#endif
+  return isa == Isa::baseline;
+}
+
+Isa isa_in_use() {
+  static const Isa isa = wanted_isa();
+  return isa;
+}
+
+}  // namespace rp
