@@ -126,6 +126,38 @@ struct Setting {
   GemmForm form;
 };
 
+/// What the processor and the build have.
+std::vector<GemmForm> forms() {
+  const GemmForm before = gemm_form();
+  std::vector<GemmForm> all;
+  for (GemmForm form : {GemmForm::portable, GemmForm::avx2, GemmForm::avx512})
+    if (set_gemm_form(form)) all.push_back(form);
+  set_gemm_form(before);
+  return all;
+}
+
+/// Those of them that are fast enough for large products.
+const std::vector<GemmForm>& vector_forms() {
+  static const std::vector<GemmForm> some = [] {
+    std::vector<GemmForm> all = forms();
+    if (all.size() > 1) all.erase(all.begin());
+    return all;
+  }();
+  return some;
+}
+
+/// Calls f with each of those, on one, two and five threads.
+template <class F>
+void on_threads(F&& f) {
+  for (GemmForm form : vector_forms()) {
+    for (int threads : {1, 2, 5}) {
+      const Setting setting(threads, form);
+      INFO("form " << static_cast<int>(form) << ", threads: " << threads);
+      f();
+    }
+  }
+}
+
 std::string describe(const GemmShape& s) {
   return std::to_string(s.m) + "x" + std::to_string(s.k) + "x" + std::to_string(s.n) + " a " + std::to_string(s.a_row) +
          "," + std::to_string(s.a_col) + " b " + std::to_string(s.b_row) + "," + std::to_string(s.b_col);
@@ -134,8 +166,7 @@ std::string describe(const GemmShape& s) {
 }  // namespace
 
 TEMPLATE_TEST_CASE("small products equal the naive loop bit for bit", "[gemm]", float, double, int32_t, int64_t) {
-  for (GemmForm form : {GemmForm::avx2, GemmForm::portable}) {
-    if (!set_gemm_form(form)) continue;
+  for (GemmForm form : forms()) {
     const Setting setting(1, form);
     std::mt19937 random(7);
     for (int round = 0; round < 1500; round++) {
@@ -146,14 +177,15 @@ TEMPLATE_TEST_CASE("small products equal the naive loop bit for bit", "[gemm]", 
       REQUIRE(false);
     }
   }
-  set_gemm_form(GemmForm::avx2);
 }
 
 TEMPLATE_TEST_CASE("every extent up to 40 beside fixed others", "[gemm]", float, double) {
   std::mt19937 random(8);
   for (int64_t e = 1; e <= 40; e++)
-    for (int layout = 0; layout < 4; layout++) {
-      INFO(e << " layout " << layout);
+    for (int i = 0; i < 8; i++) {
+      const int layout = i / 2;
+      const Setting setting(thread_count(), vector_forms()[i % vector_forms().size()]);
+      INFO(e << " layout " << layout << ", form " << static_cast<int>(gemm_form()));
       CHECK(Case<TestType>(e, 33, 17, layout, random).check());
       CHECK(Case<TestType>(13, e, 17, layout, random).check());
       CHECK(Case<TestType>(13, 33, e, layout, random).check());
@@ -172,18 +204,14 @@ TEMPLATE_TEST_CASE("large and odd products on one to five threads", "[gemm]", fl
     for (int layout = 0; layout < 4; layout++) {
       Case<TestType> c(m, n, k, layout, random);
       c.compute();
-      for (int threads : {1, 2, 5}) {
-        const Setting setting(threads, GemmForm::avx2);
-        INFO(describe(c.s) << ", threads: " << threads);
-        CHECK(c.product_agrees());
-      }
+      INFO(describe(c.s));
+      on_threads([&] { CHECK(c.product_agrees()); });
     }
 }
 
 TEMPLATE_TEST_CASE("segmented products equal the sum of their segments' products", "[gemm]", float, double, int32_t,
                    int64_t) {
-  for (GemmForm form : {GemmForm::avx2, GemmForm::portable}) {
-    if (!set_gemm_form(form)) continue;
+  for (GemmForm form : forms()) {
     const Setting setting(1, form);
     std::mt19937 random(15);
     for (int round = 0; round < 600; round++) {
@@ -195,7 +223,6 @@ TEMPLATE_TEST_CASE("segmented products equal the sum of their segments' products
       if (!c.check()) REQUIRE(false);
     }
   }
-  set_gemm_form(GemmForm::avx2);
 }
 
 TEST_CASE("segments shorter and longer than a block of k, on one to five threads", "[gemm]") {
@@ -210,18 +237,15 @@ TEST_CASE("segments shorter and longer than a block of k, on one to five threads
       Case<float> c(m, n, segment * count, layout, random);
       c.s.segment = segment;
       c.compute();
-      for (int threads : {1, 2, 5}) {
-        const Setting setting(threads, GemmForm::avx2);
-        INFO(describe(c.s) << ", segment " << segment << ", threads: " << threads);
-        CHECK(c.product_agrees());
-      }
+      INFO(describe(c.s) << ", segment " << segment);
+      on_threads([&] { CHECK(c.product_agrees()); });
     }
 }
 
 TEST_CASE("NaN and infinity go where the naive loop puts them", "[gemm]") {
   const float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   std::mt19937 random(10);
-  for (int round = 0; round < 400; round++) {
+  for (int round = 0; round < 800; round++) {
     const auto extent = [&] { return static_cast<int64_t>(1 + random() % 70); };
     Case<float> c(extent(), extent(), extent(), static_cast<int>(random() % 4), random);
     for (std::vector<float>* v : {&c.a, &c.b})
@@ -229,7 +253,8 @@ TEST_CASE("NaN and infinity go where the naive loop puts them", "[gemm]") {
         const float special[] = {infinity, -infinity, nan, 0.0f, -0.0f, 3e38f, 1e-45f};
         (*v)[random() % v->size()] = special[random() % 7];
       }
-    INFO(describe(c.s));
+    const Setting setting(thread_count(), vector_forms()[round % vector_forms().size()]);
+    INFO(describe(c.s) << ", form " << static_cast<int>(gemm_form()));
     CHECK(c.check());
   }
 }
@@ -251,12 +276,14 @@ TEST_CASE("rows of a product do not depend on the others", "[gemm]") {
   Case<float> c(67, 150, 900, 0, random);
   c.compute();
   for (int64_t first = 0; first < c.s.m; first += 7)
-    for (int64_t rows : {1, 2, 3, 4, 11}) {
+    for (int64_t rows : {1, 2, 3, 4, 11, 29}) {
       GemmShape s = c.s;
       s.m = std::min(rows, c.s.m - first);
       std::vector<float> part(static_cast<size_t>(s.m * s.c_row));
-      gemm<float>(s, c.a.data() + first * s.a_row, c.b.data(), part.data());
-      CHECK(std::memcmp(part.data(), c.expected.data() + first * s.c_row, part.size() * 4) == 0);
+      on_threads([&] {
+        gemm<float>(s, c.a.data() + first * s.a_row, c.b.data(), part.data());
+        CHECK(std::memcmp(part.data(), c.expected.data() + first * s.c_row, part.size() * 4) == 0);
+      });
     }
 }
 
@@ -271,11 +298,10 @@ TEST_CASE("the epilogue sees each finished element once", "[gemm]") {
                                {3000, 1, 400}, {200, 90, 900}, {300, 1100, 3}, {10, 20, 0}};
   std::mt19937 random(12);
   for (const auto& [m, n, k] : shapes)
-    for (int threads : {1, 2})
-      for (int layout : {0, 3}) {
-        const Setting setting(threads, GemmForm::avx2);
-        Case<float> given(m, n, k, layout, random);
-        given.compute();
+    for (int layout : {0, 3}) {
+      Case<float> given(m, n, k, layout, random);
+      given.compute();
+      on_threads([&, m = m, n = n] {
         std::vector<float> c(given.expected.size(), 77);
         Context context{&given, c.data(), std::vector<std::atomic<int>>(c.size())};
         const auto run = [](const void* p, int64_t row0, int64_t rows, int64_t col0, int64_t cols) {
@@ -296,7 +322,8 @@ TEST_CASE("the epilogue sees each finished element once", "[gemm]") {
         INFO(describe(given.s));
         CHECK(once);
         CHECK(context.wrong == 0);
-      }
+      });
+    }
 }
 
 TEST_CASE("a packed B moves and keeps what it was made of", "[gemm]") {

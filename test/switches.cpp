@@ -2,9 +2,13 @@
 
 #include <cstdlib>
 #include <string>
+#include <utility>
 
+#include "reprise/backends/cpu/isa.h"
 #include "reprise/core/error.h"
 #include "reprise/test/catch.h"
+
+using Catch::Matchers::Contains;
 
 namespace {
 
@@ -65,6 +69,17 @@ TEST_CASE("an unknown REPRISE_ variable is an error that names the nearest switc
 TEST_CASE("variables without the prefix are nobody's business") {
   Environment other("REPRISED", "1");
   CHECK(message_of_look().empty());
+}
+
+TEST_CASE("an instruction set is one that there is, or an error") {
+  CHECK(rp::parse_isa("") == (rp::has_isa(rp::Isa::avx2) ? rp::Isa::avx2 : rp::Isa::baseline));
+  for (const auto& [name, isa] : {std::pair{"avx2", rp::Isa::avx2}, {"avx512", rp::Isa::avx512}})
+    if (rp::has_isa(isa))
+      CHECK(rp::parse_isa(name) == isa);
+    else
+      CHECK_THROWS_WITH(rp::parse_isa(name), Contains(name) && Contains("this processor"));
+  for (const char* name : {"avx", "AVX512", "512", "baseline", " "})
+    CHECK_THROWS_WITH(rp::parse_isa(name), Contains("expected avx2 or avx512"));
 }
 
 TEST_CASE("asking for a switch that does not exist is an error") {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "reprise/backends/cpu/gemm_kernel.h"
+#include "reprise/backends/cpu/isa.h"
 #include "reprise/backends/cpu/memory.h"
 #include "reprise/backends/cpu/threads.h"
 #include "reprise/core/planted.h"
@@ -21,17 +22,33 @@ constexpr int64_t block_columns = 512;      // of C: what an epilogue gets
 constexpr int64_t wide_columns = 2048;      // of B: what is packed at a time
 constexpr int64_t direct_rows = 12;         // fewer rows of A than this do not repay packing B
 
-bool has_avx2() { return gemm_detail::avx2_kernels<float>() != nullptr; }
+GemmForm first_form() {
+  switch (isa_in_use()) {
+    case Isa::avx512:
+      return GemmForm::avx512;
+    case Isa::avx2:
+      return GemmForm::avx2;
+    default:
+      return GemmForm::portable;
+  }
+}
 
 std::atomic<GemmForm>& form() {
-  static std::atomic<GemmForm> form = has_avx2() ? GemmForm::avx2 : GemmForm::portable;
+  static std::atomic<GemmForm> form = first_form();
   return form;
+}
+
+/// Null if the processor or the build lacks them.
+template <class T>
+const Kernels<T>* kernels_of(GemmForm form) {
+  static const Kernels<T>* const all[] = {gemm_detail::portable_kernels<T>(), gemm_detail::avx2_kernels<T>(),
+                                          gemm_detail::avx512_kernels<T>()};
+  return all[static_cast<size_t>(form)];
 }
 
 template <class T>
 const Kernels<T>& kernels() {
-  static const Kernels<T>* const avx2 = gemm_detail::avx2_kernels<T>();
-  return gemm_form() == GemmForm::avx2 ? *avx2 : *gemm_detail::portable_kernels<T>();
+  return *kernels_of<T>(gemm_form());
 }
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -176,7 +193,7 @@ void prepare_b(const Product<T>& x, const Part& part, int64_t k0, Block<T>& bloc
   block.b = x.b + k0 * s.b_row + part.column * s.b_col;
   if (!x.packs_b(s.m)) return;
   T* const to = scratch_b.get<T>(divide_up(part.columns, width) * width * block.k);
-  if (s.b_col == 1 && part.rows >= 2 * gemm_detail::tile_rows) {
+  if (s.b_col == 1 && part.rows >= 2 * x.kernels.rows) {
     block.pack = to;
     return;
   }
@@ -264,7 +281,7 @@ void multiply(const Product<T>& x) {
 GemmForm gemm_form() { return form().load(std::memory_order_relaxed); }
 
 bool set_gemm_form(GemmForm wanted) {
-  if (wanted == GemmForm::avx2 && !has_avx2()) return false;
+  if (!kernels_of<float>(wanted)) return false;
   form().store(wanted);
   return true;
 }

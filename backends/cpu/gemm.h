@@ -48,7 +48,7 @@ class PackedB {
   int64_t k() const { return k_; }
   int64_t n() const { return n_; }
   size_t bytes() const;
-  /// Columns of a panel. Panel p holds columns p * width() on, row after row; missing columns are zero.
+  /// Columns of a panel. Panel p holds columns p * width() on, row after row; what the last one lacks is not read.
   int64_t width() const { return width_; }
   const T* panel(int64_t p) const { return data_ + p * k_ * width_; }
 
@@ -111,8 +111,8 @@ std::unique_ptr<PackedB<T>> pack_b(int64_t k, int64_t n, const T* b, int64_t b_r
   return std::make_unique<PackedB<T>>(k, n, b, b_row, b_col);
 }
 
-enum class GemmForm : uint8_t { portable, avx2 };
-/// The kernels in use: the best that the processor has.
+enum class GemmForm : uint8_t { portable, avx2, avx512 };
+/// The kernels in use: at first those of `isa_in_use()`.
 GemmForm gemm_form();
 /// Uses other kernels from here on. False if the processor or the build lacks them.
 bool set_gemm_form(GemmForm form);

@@ -1,8 +1,9 @@
 // Compiled with -mavx2 -mfma. Without them there is nothing here.
 #include "reprise/backends/cpu/gemm_kernel.h"
+#include "reprise/backends/cpu/isa.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
-#include <immintrin.h>
+#include "reprise/backends/cpu/gemm_transpose.h"
 
 namespace rp::gemm_detail {
 namespace {
@@ -41,40 +42,12 @@ __m256i mask_of_4(int64_t count) {
   return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
 }
 
-/// Four floats each from two addresses.
-__m256 load_pair(const float* low, const float* high) {
-  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
-}
-__m256d load_pair(const double* low, const double* high) {
-  return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(low)), _mm_loadu_pd(high), 1);
-}
+/// Twelve of the sixteen registers hold sums.
+struct Tiling {
+  static constexpr int tile_rows = 6, panel_vectors = 2;
+};
 
-void transpose_8x8(const float* from, int64_t from_row, float* to, int64_t to_row) {
-  const float* const lower = from + 4 * from_row;
-  for (int64_t j = 0; j < 8; j += 4) {
-    const __m256 r0 = load_pair(from + j, lower + j);
-    const __m256 r1 = load_pair(from + from_row + j, lower + from_row + j);
-    const __m256 r2 = load_pair(from + 2 * from_row + j, lower + 2 * from_row + j);
-    const __m256 r3 = load_pair(from + 3 * from_row + j, lower + 3 * from_row + j);
-    const __m256 a = _mm256_unpacklo_ps(r0, r1), b = _mm256_unpackhi_ps(r0, r1);
-    const __m256 c = _mm256_unpacklo_ps(r2, r3), d = _mm256_unpackhi_ps(r2, r3);
-    _mm256_storeu_ps(to + (j + 0) * to_row, _mm256_shuffle_ps(a, c, 0x44));
-    _mm256_storeu_ps(to + (j + 1) * to_row, _mm256_shuffle_ps(a, c, 0xee));
-    _mm256_storeu_ps(to + (j + 2) * to_row, _mm256_shuffle_ps(b, d, 0x44));
-    _mm256_storeu_ps(to + (j + 3) * to_row, _mm256_shuffle_ps(b, d, 0xee));
-  }
-}
-
-void transpose_4x4(const double* from, int64_t from_row, double* to, int64_t to_row) {
-  for (int64_t j = 0; j < 4; j += 2) {
-    const __m256d even = load_pair(from + j, from + 2 * from_row + j);
-    const __m256d odd = load_pair(from + from_row + j, from + 3 * from_row + j);
-    _mm256_storeu_pd(to + j * to_row, _mm256_unpacklo_pd(even, odd));
-    _mm256_storeu_pd(to + (j + 1) * to_row, _mm256_unpackhi_pd(even, odd));
-  }
-}
-
-struct F32 {
+struct F32 : Tiling {
   using Element = float;
   using Reg = __m256;
   static constexpr int64_t width = 8;
@@ -92,7 +65,7 @@ struct F32 {
   }
 };
 
-struct F64 {
+struct F64 : Tiling {
   using Element = double;
   using Reg = __m256d;
   static constexpr int64_t width = 4;
@@ -112,7 +85,7 @@ struct F64 {
   }
 };
 
-struct I32 {
+struct I32 : Tiling {
   using Element = int32_t;
   using Reg = __m256i;
   static constexpr int64_t width = 8;
@@ -132,7 +105,7 @@ struct I32 {
   }
 };
 
-struct I64 {
+struct I64 : Tiling {
   using Element = int64_t;
   using Reg = __m256i;
   static constexpr int64_t width = 4;
@@ -175,7 +148,7 @@ struct VectorOf<int64_t> : I64 {};
 
 template <class T>
 const Kernels<T>* avx2_kernels() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels_of<VectorOf<T>> : nullptr;
+  return has_isa(Isa::avx2) ? &kernels_of<VectorOf<T>> : nullptr;
 }
 
 #else

@@ -7,9 +7,6 @@
 
 namespace rp::gemm_detail {
 
-inline constexpr int64_t tile_rows = 6;
-inline constexpr int panel_vectors = 2;
-
 /// A block of a product that shares one range of k. B is in panels of `width` columns: element (k, j) stands at
 /// b[j / width * b_panel + k * b_row + j % width]. A packed A holds each tile's rows as [k][rows of the tile], a tile
 /// that begins with row i at a[i * k].
@@ -28,18 +25,19 @@ struct Block {
   bool adds;        // C holds what the segments before this range of k have come to
   int64_t run;  // after each run of this length, which divides the segment, A and B move on by so many elements more
   int64_t a_skip, b_skip;
-  /// If set, B is read in place and the first tile of each panel, of six rows, also writes the panel here for the tiles
-  /// after it: between its fmas there is time for that.
+  /// If set, B is read in place and the first tile of each panel, of full height, also writes the panel here for the
+  /// tiles after it: between its fmas there is time for that.
   T* pack = nullptr;
 };
 
 template <class T>
 struct Kernels {
   int64_t width;  // columns of a panel
+  int64_t rows;   // of a tile
   void (*multiply)(const Block<T>& block);
   /// Writes A[m, k] as a packed A.
   void (*pack_a)(int64_t m, int64_t k, const T* a, int64_t a_row, int64_t a_col, T* to);
-  /// Writes B[k, n] as panels [k][width] that stand `panel` elements apart, filled up with zeros.
+  /// Writes B[k, n] as panels [k][width] that stand `panel` elements apart, whole vectors filled up with zeros.
   void (*pack_b)(int64_t k, int64_t n, const T* b, int64_t b_row, int64_t b_col, T* to, int64_t panel);
 };
 
@@ -49,13 +47,22 @@ const Kernels<T>* portable_kernels();
 template <class T>
 const Kernels<T>* avx2_kernels();
 
-/// Rows of the next tile. What is left over is shared between two tiles: one with few rows waits for its own sums.
-inline int64_t next_rows(int64_t left) {
-  if (left >= 2 * tile_rows || left <= tile_rows) return left < tile_rows ? left : tile_rows;
-  return (left + 1) / 2;
-}
+/// Null if the build or the processor lacks AVX-512 F, DQ, BW and VL.
+template <class T>
+const Kernels<T>* avx512_kernels();
 
 namespace {
+
+/// Columns of a panel.
+template <class V>
+inline constexpr int64_t panel_width = V::width * V::panel_vectors;
+
+/// Rows of the next tile. What is left over is shared between two tiles: one with few rows waits for its own sums.
+template <class V>
+int64_t next_rows(int64_t left) {
+  if (left >= 2 * V::tile_rows || left <= V::tile_rows) return left < V::tile_rows ? left : V::tile_rows;
+  return (left + 1) / 2;
+}
 
 #define RP_INLINE __attribute__((always_inline))
 
@@ -115,7 +122,7 @@ void tile(const Tile<V>& t) {
       for (int64_t k = t.run; k > 0; k--, a += a_col, b += b_row) {
         Reg row[Vectors];
         unroll<Vectors>([&](auto v) RP_INLINE {
-          const T* const from = b + v / panel_vectors * b_panel + v % panel_vectors * V::width;
+          const T* const from = b + v / V::panel_vectors * b_panel + v % V::panel_vectors * V::width;
           if constexpr (Masked && v == Vectors - 1)
             row[v] = V::load(from, mask);
           else
@@ -144,17 +151,26 @@ void tile(const Tile<V>& t) {
 template <class V>
 using TileFn = void (*)(const Tile<V>&);
 
-/// By rows of the tile, less one.
+/// Functions by the rows of a tile, less one.
+template <class Fn, class Rows>
+struct ByRows;
+template <class Fn, int... Row>
+struct ByRows<Fn, std::integer_sequence<int, Row...>> {
+  Fn of[sizeof...(Row)];
+  template <class F>
+  constexpr ByRows(F&& f) : of{f(std::integral_constant<int, Row + 1>{})...} {}
+};
+template <class V, class Fn>
+using ByRowsOf = ByRows<Fn, std::make_integer_sequence<int, V::tile_rows>>;
+
 template <class V, int Vectors, bool Masked>
-inline constexpr TileFn<V> tiles[tile_rows] = {tile<V, 1, Vectors, Masked>, tile<V, 2, Vectors, Masked>,
-                                               tile<V, 3, Vectors, Masked>, tile<V, 4, Vectors, Masked>,
-                                               tile<V, 5, Vectors, Masked>, tile<V, 6, Vectors, Masked>};
+inline constexpr ByRowsOf<V, TileFn<V>> tiles([](auto rows) -> TileFn<V> { return tile<V, rows, Vectors, Masked>; });
 
 /// All rows of `n` columns, which one tile is wide enough for. `tall`, if any, is a tile of twice as many rows.
 template <class V>
 void column_strip(const Block<typename V::Element>& x, int64_t j, int64_t n, const TileFn<V>* kernels,
                   TileFn<V> tall = nullptr) {
-  constexpr int64_t width = V::width * panel_vectors;
+  constexpr int64_t width = panel_width<V>;
   Tile<V> t{x.k,
             x.a,
             x.a_row,
@@ -173,16 +189,16 @@ void column_strip(const Block<typename V::Element>& x, int64_t j, int64_t n, con
             n % V::width ? n % V::width : V::width};
   int64_t i = 0;
   if (x.pack) {
-    if (x.a_packed) t.a_row = 1, t.a_col = tile_rows;
+    if (x.a_packed) t.a_row = 1, t.a_col = V::tile_rows;
     t.pack = x.pack + j * x.k;
-    tile<V, tile_rows, panel_vectors, false, true>(t);
+    tile<V, V::tile_rows, V::panel_vectors, false, true>(t);
     t.b = t.pack;
     t.b_row = width;
-    i = tile_rows;
+    i = V::tile_rows;
   }
   while (i < x.m) {
-    const bool high = tall && x.m - i >= 2 * tile_rows;
-    const int64_t rows = high ? 2 * tile_rows : next_rows(x.m - i);
+    const bool high = tall && x.m - i >= 2 * V::tile_rows;
+    const int64_t rows = high ? 2 * V::tile_rows : next_rows<V>(x.m - i);
     t.a = x.a_packed ? x.a + i * x.k : x.a + i * x.a_row;
     if (x.a_packed) t.a_row = 1, t.a_col = rows;
     t.c = x.c + j + i * x.c_row;
@@ -202,25 +218,35 @@ int64_t wide_strips(const Block<typename V::Element>& x) {
   return j;
 }
 
-/// One panel whose columns are `b_col` apart.
+/// One panel whose columns are `b_col` apart; of the columns it lacks, those in the last vector that is read are zero.
 template <class V>
 void pack_panel(int64_t k, int64_t n, const typename V::Element* b, int64_t b_row, int64_t b_col,
                 typename V::Element* to) {
-  constexpr int64_t width = V::width * panel_vectors;
+  constexpr int64_t width = panel_width<V>;
   int64_t done = 0;
   if (b_row == 1 && n == width)
     for (; done + V::width <= k; done += V::width)
       for (int64_t j = 0; j < width; j += V::width)
         V::transpose(b + done + j * b_col, b_col, to + done * width + j, width);
-  for (int64_t j = 0; j < width; j++)
+  if (b_col == 1) {
+    const int64_t whole = (n - 1) / V::width * V::width;
+    const auto mask = V::mask(n - whole);
+    for (int64_t p = 0; p < k; p++, b += b_row, to += width) {
+      for (int64_t j = 0; j < whole; j += V::width) V::store(to + j, V::load(b + j));
+      V::store(to + whole, V::load(b + whole, mask));
+    }
+    return;
+  }
+  const int64_t read = (n + V::width - 1) / V::width * V::width;
+  for (int64_t j = 0; j < read; j++)
     for (int64_t p = done; p < k; p++) to[p * width + j] = j < n ? b[p * b_row + j * b_col] : 0;
 }
 
 template <class V>
 void multiply(const Block<typename V::Element>& x) {
-  constexpr int64_t width = V::width * panel_vectors;
+  constexpr int64_t width = panel_width<V>;
   int64_t j = x.m <= 3 ? wide_strips<V>(x) : 0;
-  for (; j + width <= x.n; j += width) column_strip<V>(x, j, width, tiles<V, 2, false>);
+  for (; j + width <= x.n; j += width) column_strip<V>(x, j, width, tiles<V, V::panel_vectors, false>.of);
   const int64_t left = x.n - j;
   if (left == 0) return;
   Block<typename V::Element> last = x;
@@ -231,9 +257,13 @@ void multiply(const Block<typename V::Element>& x) {
     last.b_panel = x.k * width;
     last.pack = nullptr;
   }
-  if (left > V::width) return column_strip<V>(last, j, left, tiles<V, 2, true>);
+  const TileFn<V>* kernels = nullptr;
+  unroll<V::panel_vectors>([&](auto v) {
+    if (left > v * V::width) kernels = tiles<V, v + 1, true>.of;
+  });
   // One vector makes few sums as well.
-  column_strip<V>(last, j, left, tiles<V, 1, true>, x.a_packed ? nullptr : tile<V, 2 * tile_rows, 1, true>);
+  const bool narrow = left <= V::width && !x.a_packed;
+  column_strip<V>(last, j, left, kernels, narrow ? tile<V, 2 * V::tile_rows, 1, true> : nullptr);
 }
 
 template <class T, int Rows>
@@ -241,13 +271,13 @@ void pack_tile(int64_t k, const T* a, int64_t a_row, int64_t a_col, T* to) {
   for (; k > 0; k--, a += a_col, to += Rows) unroll<Rows>([&](auto r) RP_INLINE { to[r] = a[r * a_row]; });
 }
 
-template <class T>
-void pack_a(int64_t m, int64_t k, const T* a, int64_t a_row, int64_t a_col, T* to) {
-  static constexpr decltype(&pack_tile<T, 1>) by_rows[tile_rows] = {pack_tile<T, 1>, pack_tile<T, 2>, pack_tile<T, 3>,
-                                                                    pack_tile<T, 4>, pack_tile<T, 5>, pack_tile<T, 6>};
+template <class V>
+void pack_a(int64_t m, int64_t k, const typename V::Element* a, int64_t a_row, int64_t a_col, typename V::Element* to) {
+  using Fn = decltype(&pack_tile<typename V::Element, 1>);
+  static constexpr ByRowsOf<V, Fn> by_rows([](auto rows) -> Fn { return pack_tile<typename V::Element, rows>; });
   for (int64_t i = 0; i < m;) {
-    const int64_t rows = next_rows(m - i);
-    by_rows[rows - 1](k, a + i * a_row, a_row, a_col, to + i * k);
+    const int64_t rows = next_rows<V>(m - i);
+    by_rows.of[rows - 1](k, a + i * a_row, a_row, a_col, to + i * k);
     i += rows;
   }
 }
@@ -256,10 +286,10 @@ void pack_a(int64_t m, int64_t k, const T* a, int64_t a_row, int64_t a_col, T* t
 /// of its own.
 template <class V, int Panels>
 void pack_rows(int64_t k, const typename V::Element* b, int64_t b_row, typename V::Element* to, int64_t panel) {
-  constexpr int64_t width = V::width * panel_vectors;
+  constexpr int64_t width = panel_width<V>;
   for (int64_t p = 0; p < k; p++, b += b_row, to += width)
     unroll<Panels>([&](auto i) RP_INLINE {
-      unroll<panel_vectors>(
+      unroll<V::panel_vectors>(
           [&](auto v) RP_INLINE { V::store(to + i * panel + v * V::width, V::load(b + i * width + v * V::width)); });
     });
 }
@@ -267,7 +297,7 @@ void pack_rows(int64_t k, const typename V::Element* b, int64_t b_row, typename 
 template <class V>
 void pack_b(int64_t k, int64_t n, const typename V::Element* b, int64_t b_row, int64_t b_col, typename V::Element* to,
             int64_t panel) {
-  constexpr int64_t width = V::width * panel_vectors;
+  constexpr int64_t width = panel_width<V>;
   int64_t j = 0;
   if (b_col == 1) {
     for (; j + 4 * width <= n; j += 4 * width, to += 4 * panel) pack_rows<V, 4>(k, b + j, b_row, to, panel);
@@ -278,8 +308,8 @@ void pack_b(int64_t k, int64_t n, const typename V::Element* b, int64_t b_row, i
 }
 
 template <class V>
-inline constexpr Kernels<typename V::Element> kernels_of{V::width * panel_vectors, multiply<V>,
-                                                         pack_a<typename V::Element>, pack_b<V>};
+inline constexpr Kernels<typename V::Element> kernels_of{panel_width<V>, V::tile_rows, multiply<V>, pack_a<V>,
+                                                         pack_b<V>};
 
 #undef RP_INLINE
 

@@ -11,6 +11,7 @@ template <class T>
 struct Plain {
   using Element = T;
   static constexpr int64_t width = 32 / sizeof(T);
+  static constexpr int tile_rows = 6, panel_vectors = 2;
   struct Reg {
     T lanes[width];
   };

@@ -1,15 +1,11 @@
 #include "reprise/backends/cpu/isa.h"
 
-#include <string>
-
 #include "reprise/core/fail.h"
 #include "reprise/core/switches.h"
 
 namespace rp {
-namespace {
 
-Isa wanted_isa() {
-  const std::string name = switch_value("REPRISE_ISA");
+Isa parse_isa(std::string_view name) {
   if (name.empty()) return has_isa(Isa::avx2) ? Isa::avx2 : Isa::baseline;
   if (name != "avx2" && name != "avx512") fail("REPRISE_ISA: expected avx2 or avx512, got \"{}\"", name);
   const Isa isa = name == "avx2" ? Isa::avx2 : Isa::avx512;
@@ -18,8 +14,6 @@ Isa wanted_isa() {
          isa == Isa::avx2 ? "AVX2 and FMA" : "AVX2, FMA and AVX-512 F, DQ, BW and VL");
   return isa;
 }
-
-}  // namespace
 
 bool has_isa([[maybe_unused]] Isa isa) {
 #if defined(__x86_64__)
@@ -33,7 +27,7 @@ bool has_isa([[maybe_unused]] Isa isa) {
 }
 
 Isa isa_in_use() {
-  static const Isa isa = wanted_isa();
+  static const Isa isa = parse_isa(switch_value("REPRISE_ISA"));
   return isa;
 }
 

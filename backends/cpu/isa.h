@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <string_view>
 
 namespace rp {
 
@@ -9,7 +10,11 @@ enum class Isa : uint8_t { baseline, avx2, avx512 };
 /// Whether the processor and the build have all of it that kernels use.
 bool has_isa(Isa isa);
 
-/// What kernels use: what REPRISE_ISA names, else AVX2 where there is AVX2. Throws Error if that is unknown or missing.
+/// By the name that REPRISE_ISA takes: avx2 or avx512, or empty for AVX2 where there is AVX2. Throws Error for another
+/// name, and for instructions that are missing.
+Isa parse_isa(std::string_view name);
+
+/// What kernels use, by REPRISE_ISA.
 Isa isa_in_use();
 
 }  // namespace rp
