@@ -1,7 +1,9 @@
 // What an op costs beside its arithmetic: run at once, noted on the tape, recorded, matched, planned, replayed,
 // compiled.
+#include <fmt/core.h>
+
 #include "reprise/backends/cpu/jit.h"
-#include "reprise/bench/cases.h"
+#include "reprise/bench/compare.h"
 #include "reprise/core/expr.h"
 #include "reprise/fusion/plan.h"
 #include "reprise/reprise.h"
@@ -10,6 +12,7 @@ namespace bench {
 namespace {
 
 using rp::Tensor;
+using rp::Tensors;
 
 constexpr int chain_ops = 100;
 constexpr int64_t tiny = 8;
@@ -70,11 +73,19 @@ Result per_op(const std::optional<Times>& eager, const std::optional<Times>& cap
   return result;
 }
 
-Result eager_op(bool tape) {
-  Tensor x = tiny_tensor(), y = tiny_tensor();
-  if (tape) x.set_requires_grad();
-  const Timing timing = interleave({{rp::Mode::eager, [&] { chain(x, y); }}});
-  return per_op(timing.of[0], {}, timing);
+/// The chain op by op, beside libraries that run it so too.
+Comparison eager_op(bool tape) {
+  Comparison c{.spec = {"op", tape ? "tape" : "plain", {{"ops", chain_ops}}}};
+  for (const char* name : {"x", "y"}) c.spec.add(name, {tiny}, 0.25, 0.5);
+  c.make = [spec = c.spec, tape]() -> Copy {
+    Tensors in = tensors_of(spec);
+    if (tape) in[0].set_requires_grad();
+    return {[in]() -> Tensors { return {chain(in[0], in[1])}; }};
+  };
+  c.entries = {{"libtorch"}, {"torch"}};
+  c.parts = chain_ops;
+  c.captured = false;
+  return c;
 }
 
 Result eager_scalar_op() {
@@ -158,29 +169,58 @@ rp::Program cheap_program() {
   return b.take();
 }
 
+/// Making the plan of a training step of about 200 ops, a network of 8 layers, with no machine code there at first.
+Result compile_step() {
+  const rp::Sequential net = [] {
+    rp::Sequential layers;
+    for (int i = 0; i < 8; ++i) {
+      layers.add(rp::Dense(24));
+      layers.add(rp::gelu_tanh);
+    }
+    return layers;
+  }();
+  const Tensor x = rp::normal({4, 24});
+  auto optimizer = std::make_shared<rp::Adam>(net);
+  auto step = rp::capture([=] {
+    optimizer->zero_grad();
+    mean(square(net(x))).backward();
+    optimizer->step();
+  });
+  const rp::ModeGuard guard(rp::Mode::graph);
+  step();
+  const int64_t ops = step.stats().ops;
+  for (int call = 0; call < 4; ++call) step();
+  const double ms = step.stats().compile_ms;
+  Result result;
+  result.met = ms <= 5;
+  result.more = {{"ops", ops}, {"compile_ms", ms}, {"plan_builds", step.stats().plan_builds}};
+  result.note = fmt::format("{:.2f} ms for {} ops, {} plans", ms, ops, step.stats().plan_builds);
+  return result;
+}
+
 }  // namespace
 
 double match_ns_per_op() { return *match(true).captured_ns; }
 double record_ns_per_op() { return *record().captured_ns; }
 
-std::vector<Case> dispatch_cases() {
-  const auto eager = [](double ns) { return Goal{Goal::Of::eager, ns}; };
-  const auto captured = [](double ns) { return Goal{Goal::Of::captured, ns}; };
+std::vector<Case> dispatch_cases(const Surroundings& around) {
+  const auto beside_peers = [](double ns) { return both(eager_at_most(ns), ratios({{10, "peer", is_eager}}, 1)); };
   std::vector<Case> cases{
-      {"dispatch/tiny_op", eager(50), 0, [] { return eager_op(false); }},
-      {"dispatch/tiny_op_scalar", eager(50), 0, eager_scalar_op},
-      {"dispatch/tiny_op_tape", eager(80), 0, [] { return eager_op(true); }},
-      {"dispatch/match_op", captured(30), 0, [] { return match(false); }},
-      {"dispatch/match_op_tape", captured(60), 0, [] { return match(true); }},
-      {"dispatch/replay_node", captured(15), 0, replay},
-      {"dispatch/record_op", {}, 0, record},
-      {"dispatch/plan_op", captured(25000), 0, first_plan},
+      compared(around, "dispatch/tiny_op", beside_peers(50), [] { return eager_op(false); }),
+      {"dispatch/tiny_op_scalar", eager_at_most(50), eager_scalar_op},
+      compared(around, "dispatch/tiny_op_tape", beside_peers(80), [] { return eager_op(true); }),
+      {"dispatch/match_op", captured_at_most(30), [] { return match(false); }},
+      {"dispatch/match_op_tape", captured_at_most(60), [] { return match(true); }},
+      {"dispatch/replay_node", captured_at_most(15), replay},
+      {"dispatch/record_op", {}, record},
+      {"dispatch/plan_op", captured_at_most(25000), first_plan},
   };
   std::string why;
   if (rp::jit_compile(cheap_program(), &why)) {
-    cases.push_back({"dispatch/compile_lstm", captured(50000), 0, [] { return compile(lstm_program()); }});
-    cases.push_back({"dispatch/compile_cheap", captured(50000), 0, [] { return compile(cheap_program()); }});
+    cases.push_back({"capture/compile_lstm", captured_at_most(50000), [] { return compile(lstm_program()); }});
+    cases.push_back({"capture/compile_cheap", captured_at_most(50000), [] { return compile(cheap_program()); }});
   }
+  cases.push_back({"capture/compile_200_ops", stated("<= 5 ms"), compile_step});
   return cases;
 }
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstring>
+#include <stdexcept>
 #include <utility>
 
 #include "reprise/backends/cpu/memory.h"
@@ -12,6 +12,11 @@ namespace bench {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr int warm_up_calls = 6;
+constexpr double warm_up_ns = 2e8;  // slow entrants are warm after fewer calls: recorded, planned, run
+constexpr int least_warm_up_calls = 3;
+constexpr double cold_matters_ns = 2e7;  // what takes longer does not mind a cache that another has filled
 
 double ns_since(Clock::time_point start) {
   return std::chrono::duration<double, std::nano>(Clock::now() - start).count();
@@ -35,27 +40,83 @@ double time_calls(const Variant& v, int64_t calls) {
   return total;
 }
 
-int64_t calls_per_round(const Variant& v) {
-  time_calls(v, warm_up_calls);
-  for (int64_t calls = 1;; calls *= 2) {
-    const double ns = time_calls(v, calls);
-    if (ns >= round_ns) return calls;
-    if (ns * 8 >= round_ns) return static_cast<int64_t>(std::ceil(static_cast<double>(calls) * round_ns / ns));
+/// An entrant with what its turns need.
+class Entrant {
+ public:
+  explicit Entrant(const Timed& timed) : timed_(timed) {}
+
+  /// Finds how many calls a turn takes.
+  void warm_up() {
+    double spent = 0;
+    for (int i = 0; i < warm_up_calls && (i < least_warm_up_calls || spent < warm_up_ns); ++i)
+      spent += last_ = timed_(1);
+    while (last_ * static_cast<double>(calls_) < effort().turn_ns) {
+      calls_ *= 2;
+      last_ = timed_(calls_) / static_cast<double>(calls_);
+    }
+    calls_ = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(effort().turn_ns / last_)));
   }
+
+  double turn() {
+    if (last_ < cold_matters_ns) timed_(1);
+    return timed_(calls_) / static_cast<double>(calls_);
+  }
+
+  double turn_ns() const { return last_ * static_cast<double>(calls_ + (last_ < cold_matters_ns)); }
+
+ private:
+  const Timed& timed_;
+  int64_t calls_ = 1;
+  double last_ = 0;  // ns of one call
+};
+
+int count_rounds(const std::vector<Entrant>& entrants) {
+  double ns = 0;
+  for (const Entrant& e : entrants) ns += e.turn_ns();
+  const double fit = effort().row_s * 1e9 / std::max(ns, 1.0);
+  return std::clamp(static_cast<int>(std::min(fit, 1e6)), effort().least_rounds, effort().most_rounds);
 }
 
 }  // namespace
 
-Timing interleave(const std::vector<Variant>& variants) {
-  std::vector<int64_t> calls;
-  for (const Variant& v : variants) calls.push_back(calls_per_round(v));
+Effort& effort() {
+  static Effort effort;
+  return effort;
+}
+
+Timed timed(Variant v) {
+  return [v = std::move(v)](int64_t calls) { return time_calls(v, calls); };
+}
+
+Timing take_turns(const std::vector<Timed>& timed) {
   Timing timing;
-  timing.of.resize(variants.size());
+  timing.of.resize(timed.size());
+  timing.failed.resize(timed.size());
+  std::vector<Entrant> entrants(timed.begin(), timed.end());
+  const auto attempt = [&](size_t i, const std::function<void()>& what) {
+    if (!timing.failed[i].empty()) return;
+    try {
+      what();
+    } catch (const std::exception& e) {
+      timing.failed[i] = e.what();
+    }
+  };
+  for (size_t i = 0; i < timed.size(); ++i) attempt(i, [&] { entrants[i].warm_up(); });
   const size_t system_calls = rp::memory_stats().system_calls;
-  for (int r = 0; r < rounds; ++r)
-    for (size_t i = 0; i < variants.size(); ++i)
-      timing.of[i].push_back(time_calls(variants[i], calls[i]) / static_cast<double>(calls[i]));
+  for (int left = count_rounds(entrants); left > 0; --left)
+    for (size_t i = 0; i < timed.size(); ++i) attempt(i, [&] { timing.of[i].push_back(entrants[i].turn()); });
   timing.system_calls = static_cast<int64_t>(rp::memory_stats().system_calls - system_calls);
+  for (size_t i = 0; i < timed.size(); ++i)
+    if (!timing.failed[i].empty()) timing.of[i].clear();
+  return timing;
+}
+
+Timing interleave(const std::vector<Variant>& variants) {
+  std::vector<Timed> entrants;
+  for (const Variant& v : variants) entrants.push_back(timed(v));
+  Timing timing = take_turns(entrants);
+  for (const std::string& why : timing.failed)
+    if (!why.empty()) throw std::runtime_error(why);
   return timing;
 }
 
@@ -72,55 +133,5 @@ Times difference(const Times& a, const Times& b) {
   for (size_t i = 0; i < a.size(); ++i) result.push_back(a[i] - b[i]);
   return result;
 }
-
-double measure_bandwidth_gbs() {
-  const std::vector<char> from(size_t{64} << 20, 1);
-  std::vector<char> to(from.size());
-  const Timing timing = interleave({{rp::Mode::eager, [&] { std::memcpy(to.data(), from.data(), from.size()); }}});
-  return 2 * static_cast<double>(from.size()) / quantile(timing.of[0], 0);
-}
-
-#if defined(__x86_64__)
-namespace {
-
-constexpr int fmas_a_turn = 12;
-
-/// Twelve independent fused multiply-adds of eight lanes, `turns` times.
-void fma_turns(int64_t turns) {
-  asm volatile(
-      "vzeroall\n"
-      "1:\n"
-      "vfmadd231ps %%ymm12, %%ymm13, %%ymm0\n"
-      "vfmadd231ps %%ymm12, %%ymm13, %%ymm1\n"
-      "vfmadd231ps %%ymm12, %%ymm13, %%ymm2\n"
-      "vfmadd231ps %%ymm12, %%ymm13, %%ymm3\n"
-      "vfmadd231ps %%ymm12, %%ymm13, %%ymm4\n"
-      "vfmadd231ps %%ymm12, %%ymm13, %%ymm5\n"
-      "vfmadd231ps %%ymm12, %%ymm13, %%ymm6\n"
-      "vfmadd231ps %%ymm12, %%ymm13, %%ymm7\n"
-      "vfmadd231ps %%ymm12, %%ymm13, %%ymm8\n"
-      "vfmadd231ps %%ymm12, %%ymm13, %%ymm9\n"
-      "vfmadd231ps %%ymm12, %%ymm13, %%ymm10\n"
-      "vfmadd231ps %%ymm12, %%ymm13, %%ymm11\n"
-      "dec %0\n"
-      "jnz 1b\n"
-      "vzeroupper\n"
-      : "+r"(turns)
-      :
-      : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
-        "xmm13", "xmm14", "xmm15", "cc");
-}
-
-}  // namespace
-
-double measure_peak_gflops() {
-  if (!__builtin_cpu_supports("fma") || !__builtin_cpu_supports("avx2")) return 0;
-  constexpr int64_t turns = 100000;
-  const Timing timing = interleave({{rp::Mode::eager, [] { fma_turns(turns); }}});
-  return turns * fmas_a_turn * 8 * 2 / quantile(timing.of[0], 0);
-}
-#else
-double measure_peak_gflops() { return 0; }
-#endif
 
 }  // namespace bench

@@ -1,15 +1,30 @@
 #pragma once
-// The recurrences of peers/workload.py as a user of Reprise writes them.
-#include "reprise/bench/peers.h"
-#include "reprise/bench/peers/workload.h"
-#include "reprise/reprise.h"
+// Recurrent cells over all steps of an input, as a user of Reprise writes them; bench/README.md has their formulas.
+#include "reprise/bench/compare.h"
 
 namespace bench {
+
+struct RecurrentSize {
+  std::string name;
+  int64_t batch, hidden, steps;  ///< as many inputs as hidden units
+};
+const std::vector<RecurrentSize>& recurrent_sizes();
+
+struct RecurrentCell {
+  std::string name;
+  int64_t gates;
+  bool has_layer;  ///< libraries have it as a layer
+};
+const std::vector<RecurrentCell>& recurrent_cells();
+const RecurrentCell& recurrent_cell(const std::string& name);
+
+/// x, then the parameters.
+Spec recurrence_spec(const RecurrentCell& cell, const RecurrentSize& size);
 
 /// When a C++ loop transposes the weights.
 enum class Transposed : uint8_t { once, each_step };
 
-/// One of the cells over all steps of an input, with the workload's values.
+/// One of the cells with the workload's values.
 class Recurrence {
  public:
   Recurrence(const RecurrentCell& cell, const RecurrentSize& size);
@@ -32,15 +47,7 @@ class Recurrence {
   size_t states_;
   RecurrentSize size_;
   rp::Tensor x_;
-  rp::Tensors parameters_;  // in the workload's order
+  rp::Tensors parameters_;  // in the order of the spec
 };
-
-/// What the workload checks.
-RecurrentChecks checks_of(const rp::Tensor& h, const rp::Tensors& gradients);
-
-const RecurrentCell& recurrent_cell(const std::string& name);
-
-/// Throws if calls of `captured` do not give the same bits as in eager mode. Returns eager's result.
-rp::Tensors same_bits(const std::string& name, const std::function<rp::Tensors()>& captured);
 
 }  // namespace bench

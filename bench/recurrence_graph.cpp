@@ -108,7 +108,7 @@ class Capture {
 Result measure_capture() {
   const double record_ns = record_ns_per_op();
   Capture many(many_steps, record_ns), few(few_steps, record_ns);
-  for (int i = 0; i < rounds; ++i)
+  for (int i = 0; i < effort().most_rounds; ++i)
     for (Capture* c : {&few, &many}) c->again([&] { many.run_eagerly(); });
   const double ratio = many.ms() / few.ms();
   Result result;
@@ -257,14 +257,14 @@ Result measure_invariant() {
 }  // namespace
 
 std::vector<Case> recurrence_graph_cases() {
-  std::vector<Case> cases{{"recurrence/lstm/capture", stated("1024 steps <= 1.2 x 64, <= 50 ms"), 0, measure_capture}};
+  std::vector<Case> cases{{"recurrence/lstm/capture", stated("1024 steps <= 1.2 x 64, <= 50 ms"), measure_capture}};
   for (const RecurrentCell& cell : recurrent_cells())
-    cases.push_back({"recurrence/" + cell.name + "/kernels", stated("1 pointwise each way"), 0,
+    cases.push_back({"recurrence/" + cell.name + "/kernels", stated("1 pointwise each way"),
                      [=] { return measure_kernels(cell.name); }});
   for (const RecurrentCell& cell : recurrent_cells())
-    cases.push_back({"recurrence/" + cell.name + "/memory", stated("<= what the graph says"), 0,
+    cases.push_back({"recurrence/" + cell.name + "/memory", stated("<= what the graph says"),
                      [=] { return measure_memory(cell.name); }});
-  cases.push_back({"recurrence/invariant/memory", stated("<= one value a step"), 0, measure_invariant});
+  cases.push_back({"recurrence/invariant/memory", stated("<= one value a step"), measure_invariant});
   return cases;
 }
 

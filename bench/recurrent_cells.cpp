@@ -1,8 +1,7 @@
-// Cells of public ops only, all gates of a cell in one product. Parameters come in the workload's order, the weights
+// Cells of public ops only, all gates of a cell in one product. Parameters come in the order of the spec, the weights
 // transposed.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <stdexcept>
 
 #include "reprise/bench/recurrence.h"
@@ -45,20 +44,42 @@ Tensors lnlstm(const Tensor& x, const Tensors& s, const Tensors& p) {
   return {sigmoid(gates[3]) * tanh(layer_norm(c, p[4], p[5])), c};
 }
 
-Tensor tensor_of(const RecurrentTensor& t) { return rp::tensor(t.values, rp::Shape(std::span(t.shape))); }
-
-double sum_of_squares(const Tensor& t) {
-  double sum = 0;
-  for (float v : t.to_vector<float>()) sum += static_cast<double>(v) * v;
-  return sum;
-}
-
-bool equal_bits(const Tensor& a, const Tensor& b) {
-  const std::vector<float> left = a.to_vector<float>(), right = b.to_vector<float>();
-  return a.shape() == b.shape() && !std::memcmp(left.data(), right.data(), left.size() * sizeof(float));
-}
-
 }  // namespace
+
+const std::vector<RecurrentSize>& recurrent_sizes() {
+  static const std::vector<RecurrentSize> sizes{{"b32-h256-t100", 32, 256, 100}, {"b1-h32-t100", 1, 32, 100}};
+  return sizes;
+}
+
+const std::vector<RecurrentCell>& recurrent_cells() {
+  static const std::vector<RecurrentCell> cells{
+      {"rnn_tanh", 1, true}, {"lstm", 4, true}, {"gru", 3, true}, {"ligru", 2, false}, {"lnlstm", 4, false}};
+  return cells;
+}
+
+const RecurrentCell& recurrent_cell(const std::string& name) {
+  const std::vector<RecurrentCell>& all = recurrent_cells();
+  const auto it = std::find_if(all.begin(), all.end(), [&](const RecurrentCell& c) { return c.name == name; });
+  if (it == all.end()) throw std::runtime_error("no cell is called " + name);
+  return *it;
+}
+
+Spec recurrence_spec(const RecurrentCell& cell, const RecurrentSize& size) {
+  const int64_t hidden = size.hidden, width = cell.gates * hidden;
+  const double scale = 1 / std::sqrt(static_cast<double>(hidden));
+  Spec spec{"recurrence", cell.name};
+  spec.add("x", {size.steps, size.batch, hidden});
+  spec.add("W", {width, hidden}, scale);
+  spec.add("U", {width, hidden}, scale);
+  if (cell.name != "ligru") spec.add("b", {width}, scale);
+  if (cell.name == "gru") spec.add("c", {width}, scale);
+  if (cell.name == "lnlstm") {
+    spec.add("a", {width}, scale, 1);
+    spec.add("a2", {hidden}, scale, 1);
+    spec.add("b2", {hidden}, scale);
+  }
+  return spec;
+}
 
 Recurrence::Step Recurrence::step_of(const std::string& cell) {
   if (cell == "rnn_tanh") return rnn_tanh;
@@ -73,10 +94,10 @@ Recurrence::Recurrence(const RecurrentCell& cell, const RecurrentSize& size)
     : step_(step_of(cell.name)),
       states_(cell.name.ends_with("lstm") ? 2 : 1),
       size_(size),
-      x_(tensor_of(recurrent_input(size))) {
-  x_.set_requires_grad();
-  for (const RecurrentTensor& t : recurrent_parameters(cell, size))
-    parameters_.push_back(tensor_of(t).set_requires_grad());
+      parameters_(tensors_of(recurrence_spec(cell, size))) {
+  for (Tensor& t : parameters_) t.set_requires_grad();
+  x_ = parameters_.front();
+  parameters_.erase(parameters_.begin());
 }
 
 Tensors Recurrence::initial_state() const { return Tensors(states_, rp::zeros({size_.batch, size_.hidden})); }
@@ -109,37 +130,6 @@ Tensors Recurrence::gradients(const Tensor& h) const {
   Tensors leaves{x_};
   leaves.insert(leaves.end(), parameters_.begin(), parameters_.end());
   return rp::grad({sum(h)}, leaves);
-}
-
-RecurrentChecks checks_of(const Tensor& h, const Tensors& gradients) {
-  double total = 0, squares = 0;
-  const std::vector<float> last = h.select(0, -1).to_vector<float>();
-  for (float v : last) total += v;
-  for (size_t i = 1; i < gradients.size(); ++i) squares += sum_of_squares(gradients[i]);
-  return {total / static_cast<double>(last.size()), std::sqrt(squares), std::sqrt(sum_of_squares(gradients[0]))};
-}
-
-const RecurrentCell& recurrent_cell(const std::string& name) {
-  const std::vector<RecurrentCell>& all = recurrent_cells();
-  const auto it = std::find_if(all.begin(), all.end(), [&](const RecurrentCell& c) { return c.name == name; });
-  if (it == all.end()) throw std::runtime_error("no cell is called " + name);
-  return *it;
-}
-
-Tensors same_bits(const std::string& name, const std::function<Tensors()>& captured) {
-  const auto run = [&](rp::Mode mode) {
-    const rp::ModeGuard guard(mode);
-    return captured();
-  };
-  Tensors eager = run(rp::Mode::eager);
-  for (int call = 1; call <= 3; ++call) {  // recorded, planned, planned before
-    const Tensors graph = run(rp::Mode::graph);
-    for (size_t i = 0; i < eager.size(); ++i)
-      if (!equal_bits(eager[i], graph[i]))
-        throw std::runtime_error(name + ": call " + std::to_string(call) + " of the capture has other bits than eager" +
-                                 " in result " + std::to_string(i));
-  }
-  return eager;
 }
 
 }  // namespace bench

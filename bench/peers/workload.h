@@ -1,83 +1,86 @@
 #pragma once
-// What the recurrences compute, for Reprise's rows and for peers in C++. workload.py has it in words: values, cells,
-// the order of their gates, what is timed and what is checked.
+// What a row computes, as it is told to everybody who computes it: a family and kind, options, and the tensors with
+// their values. bench/README.md has the families; peers/serve.py makes the same values in Python bit for bit.
 #include <cmath>
-#include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <initializer_list>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace bench {
 
-struct RecurrentSize {
-  std::string name;
-  int64_t batch, hidden, steps;  ///< as many inputs as hidden units
-};
-
-inline const std::vector<RecurrentSize>& recurrent_sizes() {
-  static const std::vector<RecurrentSize> sizes = {{"b32-h256-t128", 32, 256, 128}, {"b1-h32-t100", 1, 32, 100}};
-  return sizes;
-}
-
-struct RecurrentCell {
-  std::string name;
-  int64_t gates;
-  bool has_layer;  ///< libraries have it as a layer
-};
-
-inline const std::vector<RecurrentCell>& recurrent_cells() {
-  static const std::vector<RecurrentCell> cells = {
-      {"rnn_tanh", 1, true}, {"lstm", 4, true}, {"gru", 3, true}, {"ligru", 2, false}, {"lnlstm", 4, false}};
-  return cells;
-}
-
-/// A tensor of the workload with its values, row by row.
-struct RecurrentTensor {
+/// A tensor of a workload: element i is base + scale * v(i), f32, or an i64 in [0, classes) if there are classes.
+struct Part {
   std::string name;
   std::vector<int64_t> shape;
-  std::vector<float> values;
-};
+  uint32_t id = 0;  ///< v differs from id to id
+  float scale = 1, base = 0;
+  int64_t classes = 0;
+  bool linear = false;  ///< a weight [in, out]: whoever computes faster with [out, in] may keep it so
 
-/// base + scale * v of the elements of tensor `id`, with v in [-1, 1).
-inline std::vector<float> recurrent_values(uint32_t id, int64_t count, float scale = 1, float base = 0) {
-  std::vector<float> values(static_cast<size_t>(count));
+  int64_t numel() const { return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()); }
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Part, name, shape, id, scale, base, classes, linear)
+
+/// 32 bits that look random, of element i of the part with this id.
+inline uint32_t noise(uint32_t id, uint32_t i) {
+  uint32_t h = i * 0x9E3779B1u + id * 0x85EBCA77u;
+  h ^= h >> 15;
+  h *= 0xC2B2AE3Du;
+  return h ^ (h >> 13);
+}
+
+/// In [-1, 1), exact in f32.
+inline float unit_noise(uint32_t id, uint32_t i) { return static_cast<float>(noise(id, i) >> 8) / 8388608.0f - 1.0f; }
+
+inline std::vector<float> float_values(const Part& part) {
+  std::vector<float> values(static_cast<size_t>(part.numel()));
   for (uint32_t i = 0; float& value : values) {
-    uint32_t h = i++ * 0x9E3779B1u + id * 0x85EBCA77u;
-    h ^= h >> 15;
-    h *= 0xC2B2AE3Du;
-    h ^= h >> 13;
-    const float v = static_cast<float>(h >> 8) / 8388608.0f - 1.0f;
-    const float scaled = v * scale;
-    value = base + scaled;
+    const float scaled = unit_noise(part.id, i++) * part.scale;
+    value = part.base + scaled;
   }
   return values;
 }
 
-inline RecurrentTensor recurrent_input(const RecurrentSize& size) {
-  return {"x", {size.steps, size.batch, size.hidden}, recurrent_values(0, size.steps * size.batch * size.hidden)};
+inline std::vector<int64_t> integer_values(const Part& part) {
+  std::vector<int64_t> values(static_cast<size_t>(part.numel()));
+  for (uint32_t i = 0; int64_t& value : values) value = (noise(part.id, i++) >> 8) % part.classes;
+  return values;
 }
 
-inline std::vector<RecurrentTensor> recurrent_parameters(const RecurrentCell& cell, const RecurrentSize& size) {
-  const int64_t hidden = size.hidden, width = cell.gates * hidden;
-  const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(hidden)));
-  std::vector<RecurrentTensor> all;
-  auto add = [&](const char* name, uint32_t id, std::vector<int64_t> shape, float base = 0) {
-    const int64_t count = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-    all.push_back({name, std::move(shape), recurrent_values(id, count, scale, base)});
-  };
-  add("W", 1, {width, hidden});
-  add("U", 2, {width, hidden});
-  if (cell.name != "ligru") add("b", 3, {width});
-  if (cell.name == "gru") add("c", 4, {width});
-  if (cell.name == "lnlstm") {
-    add("a", 5, {width}, 1);
-    add("a2", 6, {hidden}, 1);
-    add("b2", 7, {hidden});
+struct Spec {
+  std::string family, kind;
+  nlohmann::json options = nlohmann::json::object();
+  std::vector<Part> parts = {};
+
+  /// Adds a tensor of values in [base - scale, base + scale).
+  Part& add(std::string name, std::vector<int64_t> shape, double scale = 1, double base = 0) {
+    parts.push_back({std::move(name), std::move(shape), static_cast<uint32_t>(parts.size()), static_cast<float>(scale),
+                     static_cast<float>(base)});
+    return parts.back();
   }
-  return all;
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Spec, family, kind, options, parts)
+
+/// What results are compared by: the root of the sum of squares, and the sum of products with noise, which tells the
+/// order of the elements.
+struct Digest {
+  double norm = 0, dot = 0;
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Digest, norm, dot)
+
+inline constexpr uint32_t digest_id = 4242;
+
+inline Digest digest(const float* values, int64_t count) {
+  double squares = 0, dot = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    squares += static_cast<double>(values[i]) * values[i];
+    dot += static_cast<double>(values[i]) * unit_noise(digest_id, static_cast<uint32_t>(i));
+  }
+  return {std::sqrt(squares), dot};
 }
 
 }  // namespace bench

@@ -1,7 +1,11 @@
-"""PyTorch as a peer: eager, with one step compiled, or with the whole loop. workload.py says what is computed."""
+"""Recurrent cells in PyTorch, over all steps of an input.
 
-import peer
+Forms: own, the library's layer; user, the cell as a user writes it; hoisted, that with the products of x before the
+loop; step, the user's cell with the step alone compiled.
+"""
+
 import torch
+from serve import Work
 from torch.nn import functional as F
 
 OWN = {"rnn_tanh": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
@@ -60,12 +64,12 @@ def start(cell, x):
     return (zeros, zeros) if cell.endswith("lstm") else zeros
 
 
-def user(cell, compiled_step):
+def user(cell, compiled=None):
     def step(x, state, p):
         return CELLS[cell](project(x, cell, p), state, p)
 
-    if compiled_step:
-        step = torch.compile(step, dynamic=False)
+    if compiled:
+        step = compiled(step)
 
     def run(x, p):
         state, outputs = start(cell, x), []
@@ -101,44 +105,34 @@ def own(cell, p):
     return (lambda x, _: layer(x)[0]), named, 4 if "c" in p else 3
 
 
-def make(how, cell, size, form):
-    x, p = peer.tensors(cell, size)
-    x = torch.from_numpy(x)
-    p = {name: torch.from_numpy(value).requires_grad_() for name, value in p.items()}
-    parameters, checked = list(p.values()), len(p)
-    if form == "own":
-        run, parameters, checked = own(cell, p)
-    elif form == "hoisted":
-        run = hoisted(cell)
+def parts(task, compiled):
+    """The function of x and p, x, p, and the parameters with how many of them are the workload's."""
+    x = torch.from_numpy(task.tensors["x"])
+    p = {name: torch.from_numpy(t).requires_grad_() for name, t in task.tensors.items() if name != "x"}
+    if task.form == "own":
+        run, parameters, named = own(task.kind, p)
+        return run, x, p, parameters, named
+    if task.form == "hoisted":
+        run = hoisted(task.kind)
     else:
-        run = user(cell, how == "torch-compile-step")
-    if how == "torch-compile":
-        run = torch.compile(run, dynamic=False)
-    x_leaf = x.clone().requires_grad_()
-
-    def forward():
-        with torch.inference_mode():
-            return run(x, p)
-
-    def train():
-        grads = torch.autograd.grad(run(x_leaf, p).sum(), [x_leaf, *parameters])
-        return grads[: checked + 1]
-
-    return forward, train
+        run = user(task.kind, compiled if task.form == "step" else None)
+    return run, x, p, list(p.values()), len(p)
 
 
-def main():
-    args = peer.arguments(__doc__, ["torch", "torch-compile", "torch-compile-step"])
-    torch.set_num_threads(args.threads)
-    torch.set_num_interop_threads(1)
-
-    def forms(cell):
-        if args.peer != "torch":
-            return ["user"]
-        return ["own", "user", "hoisted"] if cell in OWN else ["user", "hoisted"]
-
-    peer.measure(args, torch.__version__, forms, lambda *what: make(args.peer, *what))
+def forward(task, compiled=None):
+    run, x, p, *_ = parts(task, compiled)
+    return (lambda x: run(x, p)), [x]
 
 
-if __name__ == "__main__":
-    main()
+def backward(task, compiled):
+    run, x, p, parameters, named = parts(task, compiled)
+    if task.form == "user":
+        run = compiled(run)
+    x.requires_grad_()
+
+    def call():
+        h = run(x, p)
+        grads = torch.autograd.grad(h.sum(), [x, *parameters])
+        return [h.detach(), *grads[: named + 1]]
+
+    return Work(call)

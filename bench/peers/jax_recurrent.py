@@ -1,14 +1,10 @@
-"""JAX as a peer: lax.scan under jit. workload.py says what is computed."""
+"""Recurrent cells in JAX, lax.scan under jit. Forms: user, and hoisted: the products of x before the loop."""
 
 import jax
-import peer
 from jax import lax, nn
 from jax import numpy as jnp
-
-
-def layer_norm(v, gain, bias):
-    v = v - v.mean(1, keepdims=True)
-    return v * lax.rsqrt(jnp.square(v).mean(1, keepdims=True) + 1e-5) * gain + bias
+from jax_networks import layer_norm
+from serve import Work
 
 
 def rnn_tanh(wx, h, p):
@@ -59,30 +55,21 @@ def project(x, cell, p):
     return wx + p["b"] if "b" in p and cell != "lnlstm" else wx
 
 
-def make(cell, size, form):
-    x, p = jax.device_put(peer.tensors(cell, size))
+def recurrence(task):
+    cell, p = task.kind, jax.device_put(task.tensors)
+    x = p.pop("x")
 
     def run(x, p):
         zeros = jnp.zeros(x.shape[1:], x.dtype)
         state = (zeros, zeros) if cell.endswith("lstm") else zeros
-        if form == "hoisted":
+        if task.form == "hoisted":
             return lax.scan(lambda state, wx: CELLS[cell](wx, state, p), state, project(x, cell, p))[1]
         return lax.scan(lambda state, x: CELLS[cell](project(x, cell, p), state, p), state, x)[1]
 
-    forward = jax.jit(run)
-    train = jax.jit(jax.value_and_grad(lambda x, p: run(x, p).sum(), (0, 1)))
+    def train(x, p):
+        h, backward = jax.vjp(run, x, p)
+        x_grad, grads = backward(jnp.ones_like(h))
+        return [h, x_grad, *(grads[name] for name in task.tensors if name != "x")]
 
-    def gradients():
-        _, (x_grad, grads) = jax.block_until_ready(train(x, p))
-        return x_grad, *grads.values()
-
-    return lambda: jax.block_until_ready(forward(x, p)), gradients
-
-
-def main():
-    args = peer.arguments(__doc__, ["jax"])
-    peer.measure(args, jax.__version__, lambda _: ["user", "hoisted"], make)
-
-
-if __name__ == "__main__":
-    main()
+    step = jax.jit(train if task.options["backward"] else lambda x, p: [run(x, p)])
+    return Work(lambda: step(x, p))

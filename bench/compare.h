@@ -1,0 +1,53 @@
+#pragma once
+// One workload eager, captured and by the peers: first whether all compute the same, then who is how fast.
+#include "reprise/bench/cases.h"
+#include "reprise/reprise.h"
+
+namespace bench {
+
+/// The workload on our side. Each mode has a copy of its own.
+struct Copy {
+  std::function<rp::Tensors()> call;        ///< timed; peers return the same tensors
+  std::function<rp::Tensors()> state = {};  ///< what calls change
+  std::function<void()> checked = {};       ///< called between the checks and the timing
+  std::function<void()> before = {};        ///< called, untimed, before every timed call
+};
+
+/// A peer that takes part, and how it does: forms differ from family to family, most have one only.
+struct Entry {
+  std::string peer, form = {};
+};
+std::vector<Entry> all_peers();
+
+struct Comparison {
+  Spec spec;
+  std::function<Copy()> make = {};
+  double flops = 0, bytes = 0;  ///< the least that a call computes and moves, for the limit
+  double arithmetic_ns = 0;     ///< the same in time, where operations do not say it
+  std::vector<Entry> entries = all_peers();
+  int checked_calls = 3;    ///< recorded, planned, planned before
+  double parts = 1;         ///< times are those of one of so many parts of a call
+  double tolerance = 1e-3;  ///< of a result's norm
+  bool captured = true;     ///< false: a row of eager mode alone
+};
+
+/// Throws if captured calls do not give eager's bits. Peers whose results differ are left out and named.
+Result compare(const Comparison& c, const Surroundings& around);
+
+/// A row whose comparison is made when it is measured.
+Case compared(const Surroundings& around, std::string id, Goal goal, std::function<Comparison()> make);
+
+/// A tensor with the values of a part.
+rp::Tensor tensor_of(const Part& part);
+rp::Tensors tensors_of(const Spec& spec);
+
+Digest digest_of(const rp::Tensor& t);
+bool agree(const Digest& a, const Digest& b, double tolerance = 1e-3);
+
+/// Throws if calls of `captured` do not give the same bits as in eager mode. Returns eager's result.
+rp::Tensors same_bits(const std::string& name, const std::function<rp::Tensors()>& captured);
+
+/// ns that a captured pointwise function takes for one element whose operands are in the innermost cache.
+double element_ns(const std::function<rp::Tensors(const rp::Tensors&)>& body, int inputs);
+
+}  // namespace bench
