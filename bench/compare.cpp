@@ -153,7 +153,13 @@ void set_peers(const Timing& timing, size_t first, std::vector<Rival>& rivals, d
 
 }  // namespace
 
-std::vector<Entry> all_peers() { return {{"libtorch"}, {"torch"}, {"torch-compile"}, {"jax"}, {"onnxruntime"}}; }
+std::vector<Entry> learning_peers() { return {{"libtorch"}, {"torch"}, {"torch-compile"}, {"jax"}}; }
+
+std::vector<Entry> all_peers() {
+  std::vector<Entry> all = learning_peers();
+  all.push_back({"onnxruntime"});
+  return all;
+}
 
 Result compare(const Comparison& c, const Surroundings& around) {
   const Copies copies(c);

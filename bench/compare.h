@@ -18,6 +18,8 @@ struct Entry {
   std::string peer, form = {};
 };
 std::vector<Entry> all_peers();
+/// Those that have gradients.
+std::vector<Entry> learning_peers();
 
 struct Comparison {
   Spec spec;

@@ -169,11 +169,11 @@ rp::Program cheap_program() {
   return b.take();
 }
 
-/// Making the plan of a training step of about 200 ops, a network of 8 layers, with no machine code there at first.
+/// Making the plan of a training step of about 200 ops, a network of 3 layers, with no machine code there at first.
 Result compile_step() {
   const rp::Sequential net = [] {
     rp::Sequential layers;
-    for (int i = 0; i < 8; ++i) {
+    for (int i = 0; i < 3; ++i) {
       layers.add(rp::Dense(24));
       layers.add(rp::gelu_tanh);
     }

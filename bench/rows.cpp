@@ -34,6 +34,7 @@ Comparison comparison(const char* name, Norm norm, int64_t rows, int64_t columns
   c.make = [=, spec = c.spec] { return copy_of(spec, norm, backward); };
   const auto numel = static_cast<double>(rows * columns);
   c.bytes = 4 * numel * (backward ? 4 : 2);
+  if (backward) c.entries = learning_peers();
   if (norm == softmax) c.arithmetic_ns = numel * element_ns([](const Tensors& t) { return Tensors{rp::exp(t[0])}; }, 1);
   return c;
 }

@@ -29,7 +29,7 @@ CHAINS = {"lstm_gates": lstm_gates, "gelu12": gelu12, "cheap5": cheap5}
 
 
 def arrays(task):
-    return jax.device_put(task.tensors)
+    return {name: jnp.array(t) for name, t in task.tensors.items()}
 
 
 def chain(task):
@@ -85,7 +85,7 @@ def parameters(task, but):
 
 
 def forward(task):
-    x, p, how = images(jnp.array(task.tensors["x"])), parameters(task, ["x"]), setting(task)
+    x, p, how = images(arrays(task)["x"]), parameters(task, ["x"]), setting(task)
     net = networks.NETWORKS[task.kind]
     run = jax.jit(lambda p, x: [net(p, x, how)])
     return Work(lambda: run(p, x))
@@ -116,8 +116,8 @@ def adam(lr):
 
 
 def train(task):
-    x, y = images(jnp.array(task.tensors["x"])), jnp.array(task.tensors["y"])
-    p, net = parameters(task, ["x", "y"]), networks.NETWORKS[task.kind]
+    given = arrays(task)
+    x, y, p, net = images(given["x"]), given["y"], parameters(task, ["x", "y"]), networks.NETWORKS[task.kind]
     before = jax.tree.map(jnp.copy, p)
     begin, update = {"sgd": sgd, "adam": adam}[task.options["optimizer"]](task.options["lr"])
 
@@ -137,20 +137,21 @@ def train(task):
         loss, *now[:] = run(*now, x, y)
         return [loss]
 
-    return Work(call, lambda: [as_told(now[0][name] - t) for name, t in before.items()])
+    return Work(call, lambda: [as_told(now[0][name] - before[name]) for name in p])
 
 
 def transformer(task):
     """Forward and backward: the gradients of x and of all parameters."""
-    x, dy, p, how = *(jnp.array(task.tensors[n]) for n in ("x", "dy")), parameters(task, ["x", "dy"]), setting(task)
+    given, p, how = arrays(task), parameters(task, ["x", "dy"]), setting(task)
+    names = list(p)  # under jit they come sorted
 
     def step(p, x, dy):
         y, backward = jax.vjp(lambda p, x: networks.transformer(p, x, how), p, x)
         grads, x_grad = backward(dy)
-        return [y, x_grad, *(grads[name] for name in p)]
+        return [y, x_grad, *(grads[name] for name in names)]
 
     run = jax.jit(step)
-    return Work(lambda: run(p, x, dy))
+    return Work(lambda: run(p, given["x"], given["dy"]))
 
 
 FAMILIES = {
