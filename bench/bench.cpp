@@ -18,7 +18,7 @@ struct Options {
   std::string filter, json;
   std::vector<std::string> peers;
   int threads = 1;
-  double limit_s = 90;
+  double limit_s = 150;
   bool list = false;
 };
 

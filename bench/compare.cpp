@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "reprise/reprise.h"
+
 namespace bench {
 namespace {
 
@@ -53,6 +55,8 @@ class Copies {
   }
 
   const std::vector<Digest>& digests() const { return digests_; }
+  /// Whether calls change anything, so that their number matters.
+  bool change() const { return eager_.state != nullptr; }
 
   std::vector<Timed> entrants() const {
     std::vector<Timed> all{timed({Mode::eager, [this] { eager_.call(); }, eager_.before})};
@@ -88,14 +92,15 @@ std::string mismatch(const std::vector<Digest>& ours, const std::vector<Digest>&
   return {};
 }
 
-std::vector<Rival> prepare(const Comparison& c, const std::vector<Digest>& digests, const Surroundings& around) {
+std::vector<Rival> prepare(const Comparison& c, const Copies& copies, const Surroundings& around) {
+  const int calls = copies.change() ? c.checked_calls : 1;
   std::vector<Rival> rivals;
   for (const Entry& entry : c.entries)
     for (const auto& peer : around.peers) {
       if (peer->name() != entry.peer) continue;
       Rival r{entry, peer.get(), entry.peer + entry.form, {}};
       try {
-        r.error = mismatch(digests, peer->prepare(r.key, c.spec, entry.form, c.checked_calls), c.tolerance);
+        r.error = mismatch(copies.digests(), peer->prepare(r.key, c.spec, entry.form, calls), c.tolerance);
         r.disagrees = !r.error.empty();
       } catch (const std::exception& e) {
         r.error = e.what();
@@ -164,7 +169,7 @@ std::vector<Entry> all_peers() {
 Result compare(const Comparison& c, const Surroundings& around) {
   const Copies copies(c);
   const Room room(around);
-  std::vector<Rival> rivals = prepare(c, copies.digests(), around);
+  std::vector<Rival> rivals = prepare(c, copies, around);
   std::vector<Timed> entrants = copies.entrants();
   const size_t own = entrants.size();
   for (const Rival& r : rivals)

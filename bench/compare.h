@@ -1,7 +1,7 @@
 #pragma once
 // One workload eager, captured and by the peers: first whether all compute the same, then who is how fast.
 #include "reprise/bench/cases.h"
-#include "reprise/reprise.h"
+#include "reprise/core/tensor.h"
 
 namespace bench {
 

@@ -14,8 +14,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int warm_up_calls = 6;
-constexpr double warm_up_ns = 2e8;  // slow entrants are warm after fewer calls: recorded, planned, run
-constexpr int least_warm_up_calls = 3;
+constexpr double warm_up_ns = 2e8;       // slow entrants have fewer: they have been checked before
 constexpr double cold_matters_ns = 2e7;  // what takes longer does not mind a cache that another has filled
 
 double ns_since(Clock::time_point start) {
@@ -48,8 +47,7 @@ class Entrant {
   /// Finds how many calls a turn takes.
   void warm_up() {
     double spent = 0;
-    for (int i = 0; i < warm_up_calls && (i < least_warm_up_calls || spent < warm_up_ns); ++i)
-      spent += last_ = timed_(1);
+    for (int i = 0; i < warm_up_calls && spent < warm_up_ns; ++i) spent += last_ = timed_(1);
     while (last_ * static_cast<double>(calls_) < effort().turn_ns) {
       calls_ *= 2;
       last_ = timed_(calls_) / static_cast<double>(calls_);

@@ -4,6 +4,7 @@
 #include "reprise/bench/compare.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/reprise.h"
 
 namespace bench {
 namespace {

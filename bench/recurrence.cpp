@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "reprise/bench/cases.h"
+#include "reprise/reprise.h"
 
 namespace bench {
 namespace {

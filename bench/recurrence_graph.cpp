@@ -9,6 +9,7 @@
 #include "reprise/bench/recurrence.h"
 #include "reprise/core/graph.h"
 #include "reprise/core/ops/attrs.h"
+#include "reprise/reprise.h"
 
 namespace bench {
 namespace {

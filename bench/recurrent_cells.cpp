@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "reprise/bench/recurrence.h"
+#include "reprise/reprise.h"
 
 namespace bench {
 namespace {

@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 
 #include "reprise/bench/compare.h"
+#include "reprise/reprise.h"
 
 namespace bench {
 namespace {
