@@ -58,6 +58,16 @@ class Copies {
   /// Whether calls change anything, so that their number matters.
   bool change() const { return eager_.state != nullptr; }
 
+  /// What the report of the capture says of its last plan.
+  nlohmann::json facts() const {
+    if (!graph_.report) return nlohmann::json::object();
+    const nlohmann::json report = nlohmann::json::parse(graph_.report());
+    const nlohmann::json& plan = report.at("paths").back().at("plan");
+    nlohmann::json facts = {{"kernels", plan.at("kernels").size()}, {"arena_bytes", plan.at("arena_bytes")}};
+    if (plan.contains("reorders")) facts["reorders"] = plan["reorders"];
+    return facts;
+  }
+
   std::vector<Timed> entrants() const {
     std::vector<Timed> all{timed({Mode::eager, [this] { eager_.call(); }, eager_.before})};
     if (graph_.call) all.push_back(timed({Mode::graph, [this] { graph_.call(); }, graph_.before}));
@@ -182,6 +192,7 @@ Result compare(const Comparison& c, const Surroundings& around) {
                                  c.bytes > 0 ? around.machine.moving_ns(c.bytes) : 0});
   if (limit > 0) r.limit_ns = limit / c.parts;
   r.flops = c.flops;
+  r.more = copies.facts();
   r.more["rounds"] = timing.of[0].size();
   return r;
 }

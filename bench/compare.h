@@ -7,10 +7,11 @@ namespace bench {
 
 /// The workload on our side. Each mode has a copy of its own.
 struct Copy {
-  std::function<rp::Tensors()> call;        ///< timed; peers return the same tensors
-  std::function<rp::Tensors()> state = {};  ///< what calls change
-  std::function<void()> checked = {};       ///< called between the checks and the timing
-  std::function<void()> before = {};        ///< called, untimed, before every timed call
+  std::function<rp::Tensors()> call;         ///< timed; peers return the same tensors
+  std::function<rp::Tensors()> state = {};   ///< what calls change
+  std::function<void()> checked = {};        ///< called between the checks and the timing
+  std::function<void()> before = {};         ///< called, untimed, before every timed call
+  std::function<std::string()> report = {};  ///< of the capture, as JSON
 };
 
 /// A peer that takes part, and how it does: forms differ from family to family, most have one only.
