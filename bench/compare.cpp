@@ -39,24 +39,22 @@ class Copies {
  public:
   explicit Copies(const Comparison& c) : eager_(make(c, Mode::eager)) {
     if (c.captured) graph_ = make(c, Mode::graph);
-    Tensors results;
     for (int call = 1; call <= c.checked_calls; ++call) {
-      results = call_in(Mode::eager, eager_.call);
+      Tensors results = call_in(Mode::eager, eager_.call);
       if (c.captured) require_equal(results, call_in(Mode::graph, graph_.call), fmt::format("call {}", call));
+      if (eager_.state) {
+        const Tensors state = eager_.state();
+        if (c.captured) require_equal(state, graph_.state(), fmt::format("what call {} changed", call));
+        results.insert(results.end(), state.begin(), state.end());
+      }
+      if (call == c.compared_calls)
+        for (const Tensor& t : results) digests_.push_back(digest_of(t));
     }
-    if (eager_.state) {
-      const Tensors state = eager_.state();
-      if (c.captured) require_equal(state, graph_.state(), "what the calls changed");
-      results.insert(results.end(), state.begin(), state.end());
-    }
-    for (const Tensor& t : results) digests_.push_back(digest_of(t));
     for (const Copy* copy : {&eager_, &graph_})
       if (copy->checked) copy->checked();
   }
 
   const std::vector<Digest>& digests() const { return digests_; }
-  /// Whether calls change anything, so that their number matters.
-  bool change() const { return eager_.state != nullptr; }
 
   /// What the report of the capture says of its last plan.
   nlohmann::json facts() const {
@@ -103,14 +101,13 @@ std::string mismatch(const std::vector<Digest>& ours, const std::vector<Digest>&
 }
 
 std::vector<Rival> prepare(const Comparison& c, const Copies& copies, const Surroundings& around) {
-  const int calls = copies.change() ? c.checked_calls : 1;
   std::vector<Rival> rivals;
   for (const Entry& entry : c.entries)
     for (const auto& peer : around.peers) {
       if (peer->name() != entry.peer) continue;
       Rival r{entry, peer.get(), entry.peer + entry.form, {}};
       try {
-        r.error = mismatch(copies.digests(), peer->prepare(r.key, c.spec, entry.form, calls), c.tolerance);
+        r.error = mismatch(copies.digests(), peer->prepare(r.key, c.spec, entry.form, c.compared_calls), c.tolerance);
         r.disagrees = !r.error.empty();
       } catch (const std::exception& e) {
         r.error = e.what();

@@ -29,6 +29,7 @@ struct Comparison {
   double arithmetic_ns = 0;     ///< the same in time, where operations do not say it
   std::vector<Entry> entries = all_peers();
   int checked_calls = 3;    ///< recorded, planned, planned before
+  int compared_calls = 1;   ///< with peers: after so many of them
   double parts = 1;         ///< times are those of one of so many parts of a call
   double tolerance = 1e-3;  ///< of a result's norm
   bool captured = true;     ///< false: a row of eager mode alone

@@ -88,7 +88,8 @@ struct Job {
   bool training;
   Update update = Update::sgd;
   std::vector<Entry> entries = all_peers();
-  int checked_calls = 3;
+  int compared_calls = 3;   // of a training step
+  double tolerance = 1e-2;  // and of what it changes: the difference of two near numbers
 
   std::string id() const {
     const char* how = !training ? "forward" : update == Update::sgd ? "sgd" : "adam";
@@ -175,8 +176,8 @@ Comparison comparison(const Job& job) {
   for (const Part& p : c.spec.parts)
     c.bytes += 4 * static_cast<double>(p.numel()) * (&p == c.spec.parts.data() ? 1 : visits);
   c.entries = job.entries;
-  c.checked_calls = job.checked_calls;
-  c.tolerance = job.training ? 1e-2 : 1e-3;  // what changes is the difference of two near numbers
+  if (job.training) c.compared_calls = job.compared_calls;
+  if (job.training) c.tolerance = job.tolerance;
   return c;
 }
 
@@ -246,7 +247,8 @@ std::vector<Case> network_cases(const Surroundings& around) {
   cases.push_back(job_case(around, {&lenet, 128, true, Update::sgd, learners}, conv_goal));
   cases.push_back(job_case(around, {&resnet50, 1, false, Update::sgd, images}, deep_goal));
   cases.push_back(job_case(around, {&resnet50, 32, false, Update::sgd, images}, deep_goal));
-  cases.push_back(job_case(around, {&resnet50, 16, true, Update::sgd, learners, 2}, deep_goal));
+  // Fifty layers soon make much of what libraries round differently.
+  cases.push_back(job_case(around, {&resnet50, 16, true, Update::sgd, learners, 1, 5e-2}, deep_goal));
   cases.push_back(paired("rnn/cell/1x32", faster_than_eager(), cell(1, 32, 32)));
   cases.push_back(paired("rnn/cell/32x256", faster_than_eager(), cell(32, 64, 256)));
   cases.push_back(paired("train/rnn/32x32x256", faster_than_eager(), rnn_step(32, 32, 256)));
