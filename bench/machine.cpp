@@ -187,14 +187,15 @@ double cache_bytes(int name, double otherwise) {
   return bytes > 0 ? static_cast<double>(bytes) : otherwise;
 }
 
-/// Caches are measured with arrays that fill half of them.
+/// Caches are measured with arrays that fill half of them; L3, which others may share, also with the least that L2 does
+/// not hold.
 std::vector<MemoryLevel> measure_levels(int threads) {
   const double l1 = cache_bytes(_SC_LEVEL1_DCACHE_SIZE, 32 << 10), l2 = cache_bytes(_SC_LEVEL2_CACHE_SIZE, 512 << 10),
                l3 = cache_bytes(_SC_LEVEL3_CACHE_SIZE, 8 << 20), beyond = std::max(6 * l3, 192.0 * (1 << 20));
   const auto gbs = [&](double bytes) { return measure_bandwidth_gbs(threads, static_cast<size_t>(bytes)); };
   return {{"L1", l1 * threads, gbs(l1 / 2)},
           {"L2", l2 * threads, gbs(l2 / 2)},
-          {"L3", l3, gbs(std::max(l3 / 2 / threads, 1.5 * l2))},
+          {"L3", l3, std::max(gbs(std::max(l3 / 2 / threads, 1.5 * l2)), gbs(2 * l2))},
           {"DRAM", std::numeric_limits<double>::infinity(), gbs(beyond / threads)}};
 }
 
