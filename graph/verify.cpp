@@ -92,7 +92,8 @@ class Verifier {
   }
 
   Recorded make_capture(bool plans = true) {
-    Recorded captured = capture(Function([this](const Tensors& in) { return once(in); }), {.name = "verify", .level = Level::exact});
+    Recorded captured =
+        capture(Function([this](const Tensors& in) { return once(in); }), {.name = "verify", .level = Level::exact});
     Trie& trie = trie_of(*detail::recording_of(captured));
     trie.watch = std::make_unique<Trie::Watch>();
     trie.watch->plans = plans;
