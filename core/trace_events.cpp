@@ -1,6 +1,7 @@
 #include "reprise/core/trace_events.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -32,12 +33,14 @@ class Trace {
   explicit Trace(const std::string& path) {
     file_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     if (file_ < 0) fail("REPRISE_TRACE: cannot write \"{}\": {}", path, std::strerror(errno));
-    if (::flock(file_, LOCK_EX | LOCK_NB)) {  // a process that was started by one which writes here
+    if (::flock(file_, LOCK_EX | LOCK_NB) &&
+        errno == EWOULDBLOCK) {  // a process that was started by one which writes here
       std::fprintf(stderr, "REPRISE_TRACE: another process writes %s; this one does not\n", path.c_str());
       open_ = false;
       return;
     }
-    if (::ftruncate(file_, 0)) open_ = ::lseek(file_, 0, SEEK_SET) == 0;  // not a plain file: a pipe, a terminal
+    if (::ftruncate(file_, 0) && errno != EINVAL)  // that is a pipe or a terminal
+      fail("REPRISE_TRACE: cannot write \"{}\": {}", path, std::strerror(errno));
     text_ = fmt::format(R"([{{"name":"process_name","ph":"M","pid":{},"args":{{"name":{}}}}})", process_,
                         json_text(program_invocation_short_name));
   }
@@ -46,9 +49,11 @@ class Trace {
   int64_t start() const { return start_; }
   pid_t process() const { return process_; }
 
-  // A child of fork shares the file and leaves it alone.
+  // What a child of fork does first: the file is its parent's.
+  void leave() { open_ = false; }
+
   void add(const std::string& event) {
-    if (::getpid() != process_) return;
+    if (!open_) return;
     const std::lock_guard lock(mutex_);
     if (!open_) return;
     text_ += ",\n";
@@ -57,7 +62,7 @@ class Trace {
   }
 
   void close() {
-    if (::getpid() != process_) return;
+    if (!open_) return;
     const std::lock_guard lock(mutex_);
     if (!open_) return;
     text_ += "\n]\n";
@@ -93,7 +98,9 @@ Trace* trace() {
   static Trace* const it = [] {
     const std::string path = switch_value("REPRISE_TRACE");
     Trace* t = path.empty() ? nullptr : new Trace(path);
-    if (t) std::atexit([] { trace()->close(); });
+    if (!t) return t;
+    ::pthread_atfork(nullptr, nullptr, [] { trace()->leave(); });
+    std::atexit([] { trace()->close(); });
     return t;
   }();
   return it;
@@ -130,12 +137,11 @@ std::string where_members(const Where& where) {
 void end_span(int64_t begun, std::string_view category, std::string_view name, std::string_view members) {
   if (!begun) return;
   static thread_local const pid_t thread = ::gettid();
-  const double us = 1e-3;
-  const int64_t end = now();
+  const int64_t length = now() - begun, start = begun - trace()->start();
   trace()->add(
-      fmt::format(R"({{"name":{},"cat":"{}","ph":"X","ts":{:.3f},"dur":{:.3f},"pid":{},"tid":{},"args":{{{}}}}})",
-                  json_text(name), category, static_cast<double>(begun - trace()->start()) * us,
-                  static_cast<double>(end - begun) * us, trace()->process(), thread, members));
+      fmt::format(R"({{"name":{},"cat":"{}","ph":"X","ts":{}.{:03},"dur":{}.{:03},"pid":{},"tid":{},"args":{{{}}}}})",
+                  json_text(name), category, start / 1000, start % 1000, length / 1000, length % 1000,
+                  trace()->process(), thread, members));
 }
 
 }  // namespace rp
