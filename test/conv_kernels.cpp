@@ -159,7 +159,7 @@ TEST_CASE("convolutions whose shapes do not fit throw") {
 }
 
 TEST_CASE("a convolution's choice depends on its geometry alone") {
-  cpu::ConvShape s{128, 32, 12, 12, 64, 5, 5, 8, 8, 1, 1, 0, 0, 0, 0, 1, 1, 0, cpu::ConvPass::forward};
+  cpu::ConvShape s{128, 128, 12, 12, 64, 5, 5, 8, 8, 1, 1, 0, 0, 0, 0, 1, 1, 0, cpu::ConvPass::forward};
   const int before = thread_count();
   set_thread_count(1);
   const cpu::ConvChoice& one = cpu::conv_choice(s, DType::f32);

@@ -34,15 +34,18 @@ int64_t slice_of(const ConvShape& s) {
   return std::max(slice, (s.n + most - 1) / most);
 }
 
-constexpr int64_t few_weights = 10240;  // what the first-level cache holds beside a row of the image
-constexpr int64_t few_channels = 32;    // of an image: too few columns for a product that gives its gradient
+// Weights that are read again and again beside a row of the image: they stay in the second-level cache or, where they
+// are what is added up, in the first.
+constexpr int64_t few_weights = 1 << 16, few_sums = 10240;
+constexpr int64_t few_channels = 32;  // of an image: too few columns for a product that gives its gradient
 
 /// Whether our kernels serve the pass, and which.
 bool own_method(const ConvShape& s, ConvMethod& method) {
-  if (!s.nhwc) return false;
-  if (s.pass == ConvPass::backward_data && !s.strided() && s.c <= few_channels) return false;
-  const bool direct =
-      s.pass != ConvPass::backward_data && s.dilation_w == 1 && s.kh * s.kw > 1 && s.weights() <= few_weights;
+  if (!s.nhwc || (s.pass == ConvPass::backward_data && !s.adds_patches() && s.c <= few_channels)) return false;
+  const ConvShape read = s.pass == ConvPass::backward_data && !s.adds_patches() ? s.turned() : s;
+  const bool padded = std::min({read.top, read.left, read.bottom, read.right}) >= 0;
+  const bool direct = read.pass != ConvPass::backward_data && padded && s.dilation_w == 1 && s.kh * s.kw > 1 &&
+                      s.weights() <= (s.pass == ConvPass::backward_weights ? few_sums : few_weights);
   method = direct ? ConvMethod::direct : ConvMethod::patches;
   return true;
 }
@@ -227,6 +230,20 @@ void image_pass(ConvPass pass, const KernelCall& call) {
 
 }  // namespace
 
+ConvShape ConvShape::turned() const {
+  ConvShape t = *this;
+  std::swap(t.c, t.out);
+  std::swap(t.h, t.oh);
+  std::swap(t.w, t.ow);
+  const auto span = [](int64_t k, int64_t step) { return static_cast<int32_t>((k - 1) * step); };
+  t.top = span(kh, dilation_h) - top;
+  t.left = span(kw, dilation_w) - left;
+  t.bottom = span(kh, dilation_h) - bottom;
+  t.right = span(kw, dilation_w) - right;
+  t.pass = ConvPass::forward;
+  return t;
+}
+
 ConvShape conv_shape(ConvPass pass, const KernelCall& call) {
   const auto& a = call.attrs.as<ConvAttrs>();
   const Layout &first = *call.inputs[0].layout, &second = *call.inputs[1].layout, &result = *call.output.layout;
@@ -264,7 +281,7 @@ std::unique_ptr<const PackedB<float>> pack_conv_weights(const ConvShape& s, DTyp
   if (method != ConvMethod::direct && method != ConvMethod::patches) return nullptr;
   const auto* w = static_cast<const float*>(weights);
   const int64_t taps = s.kh * s.kw, all = s.c * taps;
-  const bool turns = s.pass == ConvPass::backward_data && !s.strided();
+  const bool turns = s.pass == ConvPass::backward_data && !s.adds_patches();
   if (turns) {
     if (taps == 1) return pack_b(s.out, s.c, w, s.c, 1);
     const Buffer<float> turned(s.weights());  // [kh, kw, out, c], the window turned around
@@ -294,10 +311,11 @@ void convolve(const ConvShape& s, DType dtype, void* x, const void* w, void* y, 
   const ConvChoice& choice = conv_choice(s, dtype);
   auto* const image = static_cast<float*>(x);
   auto* const result = static_cast<float*>(y);
-  if (choice.method == ConvMethod::direct) return direct_forward(s, image, *packed, result, epilogue);
-  if (choice.method == ConvMethod::patches) {
-    if (s.pass == ConvPass::forward) return patches_forward(s, image, *packed, result, epilogue);
-    return (s.strided() ? patches_backward_strided : patches_backward_data)(s, image, *packed, result, epilogue);
+  if (choice.method == ConvMethod::direct || choice.method == ConvMethod::patches) {
+    const auto run = choice.method == ConvMethod::direct ? direct_forward : patches_forward;
+    if (s.pass == ConvPass::forward) return run(s, image, *packed, result, epilogue);
+    if (s.adds_patches()) return patches_backward_data(s, image, *packed, result, epilogue);
+    return run(s.turned(), result, *packed, image, epilogue);
   }
   visit_dtype(dtype, [&]<class T>(T) {
     if constexpr (!std::is_same_v<T, bool>)

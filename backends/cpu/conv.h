@@ -20,9 +20,13 @@ struct ConvShape {
   ConvPass pass;
   bool operator==(const ConvShape&) const = default;
 
-  bool strided() const { return stride_h != 1 || stride_w != 1; }
+  /// Towards the image: whether patches are made and added up, since there is a stride or too few channels to fill a
+  /// vector. Otherwise it is a forward pass again.
+  bool adds_patches() const { return stride_h != 1 || stride_w != 1 || c <= 4; }
   int64_t x_image() const { return c * h * w; }
   int64_t y_image() const { return out * oh * ow; }
+  /// The gradient of the image is the forward pass of this shape over y, with the weights turned around.
+  ConvShape turned() const;
   int64_t weights() const { return out * c * kh * kw; }
 };
 
@@ -76,12 +80,9 @@ void direct_forward(const ConvShape& shape, const float* x, const PackedB<float>
 void direct_weights(const ConvShape& shape, int64_t images, const float* x, float* dw, const float* y);
 void patches_forward(const ConvShape& shape, const float* x, const PackedB<float>& w, float* y,
                      const Epilogue* epilogue);
-/// Of stride 1: the gradient of the image is the convolution of y with the weights turned around.
+/// Each patch is a product of an output and the weights, and is added to its place in order.
 void patches_backward_data(const ConvShape& shape, float* x, const PackedB<float>& w, const float* y,
                            const Epilogue* epilogue);
-/// Of any stride: each patch is a product of an output and the weights, and is added to its place in order.
-void patches_backward_strided(const ConvShape& shape, float* x, const PackedB<float>& w, const float* y,
-                              const Epilogue* epilogue);
 /// Sums run over positions and images in order, in segments of some rows.
 void patches_weights(const ConvShape& shape, const float* x, float* w, const float* y);
 /// [kh, kw, c, out] to [out, c, kh, kw].

@@ -29,11 +29,8 @@ struct Stretch {
   explicit Stretch(const ConvShape& s) : pixels(s.dilation_w == 1 ? s.kw : 1), per_row(s.kw / pixels) {}
 };
 
-/// Copies elements [begin, end) of stretch `u` of the patch at output (oh, ow); what lies outside of the image is zero.
-void copy_stretch(const ConvShape& s, const Stretch& stretch, const float* image, int64_t oh, int64_t ow, int64_t u,
-                  int64_t begin, int64_t end, float* to) {
-  const int64_t h = oh * s.stride_h - s.top + u / stretch.per_row * s.dilation_h;
-  const int64_t w = ow * s.stride_w - s.left + u % stretch.per_row * s.dilation_w;
+/// Copies elements [begin, end) of the stretch that begins at pixel (h, w), which may lie outside of the image: zeros.
+void copy_stretch(const ConvShape& s, const float* image, int64_t h, int64_t w, int64_t begin, int64_t end, float* to) {
   if (h < 0 || h >= s.h) {
     std::fill_n(to, end - begin, 0.0f);
     return;
@@ -45,18 +42,37 @@ void copy_stretch(const ConvShape& s, const Stretch& stretch, const float* image
   std::fill_n(to + (last - begin), end - last, 0.0f);
 }
 
+/// An output and the pixel where its window begins. Steps rather than divisions: the loops below are short.
+struct Position {
+  Position(const ConvShape& s, int64_t row)
+      : shape(s), image(row / (s.oh * s.ow)), oh(row / s.ow % s.oh), ow(row % s.ow) {}
+  int64_t h() const { return oh * shape.stride_h - shape.top; }
+  int64_t w() const { return ow * shape.stride_w - shape.left; }
+  void next() {
+    if (++ow < shape.ow) return;
+    ow = 0;
+    if (++oh < shape.oh) return;
+    oh = 0;
+    ++image;
+  }
+  const ConvShape& shape;
+  int64_t image, oh, ow;
+};
+
 /// Elements [k, k + count) of the patches of `rows` outputs from `row` on.
 void form_rows(const void* context, int64_t row, int64_t rows, int64_t k, int64_t count, float* to) {
   const auto& [s, x] = *static_cast<const Image*>(context);
   const Stretch stretch(s);
-  const int64_t length = stretch.pixels * s.c;
-  for (; rows > 0; --rows, ++row) {
-    const int64_t image = row / (s.oh * s.ow), at = row % (s.oh * s.ow);
-    for (int64_t i = k; i < k + count;) {
-      const int64_t u = i / length, begin = i % length, end = std::min(length, begin + k + count - i);
-      copy_stretch(s, stretch, x + image * s.x_image(), at / s.ow, at % s.ow, u, begin, end, to);
-      to += end - begin;
-      i += end - begin;
+  const int64_t length = stretch.pixels * s.c, first = k / length;
+  for (Position at(s, row); rows > 0; --rows, at.next()) {
+    const float* const image = x + at.image * s.x_image();
+    int64_t kh = first / stretch.per_row, part = first % stretch.per_row, begin = k % length;
+    for (int64_t left = count; left > 0; begin = 0) {
+      const int64_t n = std::min(length - begin, left);
+      copy_stretch(s, image, at.h() + kh * s.dilation_h, at.w() + part * s.dilation_w, begin, begin + n, to);
+      to += n;
+      left -= n;
+      if (++part == stretch.per_row) part = 0, ++kh;
     }
   }
 }
@@ -82,42 +98,28 @@ void patches_forward(const ConvShape& s, const float* x, const PackedB<float>& w
   gemm(product, FormedA<float>{form_rows, &image}, w, y, epilogue);
 }
 
-void patches_backward_data(const ConvShape& s, float* x, const PackedB<float>& w, const float* y,
-                           const Epilogue* epilogue) {
-  ConvShape turned = s;
-  std::swap(turned.c, turned.out);
-  std::swap(turned.h, turned.oh);
-  std::swap(turned.w, turned.ow);
-  const auto span = [](int64_t k, int64_t dilation) { return static_cast<int32_t>((k - 1) * dilation); };
-  turned.top = span(s.kh, s.dilation_h) - s.top;
-  turned.left = span(s.kw, s.dilation_w) - s.left;
-  turned.bottom = span(s.kh, s.dilation_h) - s.bottom;
-  turned.right = span(s.kw, s.dilation_w) - s.right;
-  patches_forward(turned, y, w, x, epilogue);
-}
-
 namespace {
 
-/// Adds the patches of some rows of outputs from (oh, 0) on to their places in an image.
-void add_patches(const ConvShape& s, int64_t oh, int64_t rows, const float* patches, float* image) {
+/// Adds the patches of `count` outputs, from `at` on, to their places in an image.
+void add_patches(const ConvShape& s, Position at, int64_t count, const float* patches, float* image) {
   const Stretch stretch(s);
-  const int64_t length = stretch.pixels * s.c, stretches = s.kh * stretch.per_row;
-  for (int64_t i = 0; i < rows * s.ow; ++i)
-    for (int64_t u = 0; u < stretches; ++u, patches += length) {
-      const int64_t h = (oh + i / s.ow) * s.stride_h - s.top + u / stretch.per_row * s.dilation_h;
-      const int64_t w = i % s.ow * s.stride_w - s.left + u % stretch.per_row * s.dilation_w;
-      if (h < 0 || h >= s.h) continue;
-      const int64_t first = std::clamp<int64_t>(-w * s.c, 0, length);
-      const int64_t last = std::clamp<int64_t>((s.w - w) * s.c, first, length);
-      float* const to = image + (h * s.w + w) * s.c;
-      for (int64_t j = first; j < last; ++j) to[j] += patches[j];
-    }
+  const int64_t length = stretch.pixels * s.c;
+  for (; count > 0; --count, at.next())
+    for (int64_t kh = 0; kh < s.kh; ++kh)
+      for (int64_t part = 0; part < stretch.per_row; ++part, patches += length) {
+        const int64_t h = at.h() + kh * s.dilation_h, w = at.w() + part * s.dilation_w;
+        if (h < 0 || h >= s.h) continue;
+        const int64_t first = std::clamp<int64_t>(-w * s.c, 0, length);
+        const int64_t last = std::clamp<int64_t>((s.w - w) * s.c, first, length);
+        float* const to = image + (h * s.w + w) * s.c;
+        for (int64_t j = first; j < last; ++j) to[j] += patches[j];
+      }
 }
 
 }  // namespace
 
-void patches_backward_strided(const ConvShape& s, float* x, const PackedB<float>& w, const float* y,
-                              const Epilogue* epilogue) {
+void patches_backward_data(const ConvShape& s, float* x, const PackedB<float>& w, const float* y,
+                           const Epilogue* epilogue) {
   constexpr int64_t most = 1 << 16;  // elements of patches that stay in the second-level cache
   const int64_t k = depth(s), chunk = std::clamp<int64_t>(most / (s.ow * k), 1, s.oh);
   parallel_for(s.n, 1, [&](int64_t begin, int64_t end) {
@@ -128,7 +130,7 @@ void patches_backward_strided(const ConvShape& s, float* x, const PackedB<float>
       for (int64_t oh = 0; oh < s.oh; oh += chunk) {
         const int64_t rows = std::min(chunk, s.oh - oh);
         gemm({rows * s.ow, k, s.out, s.out, 1, 0, 0, k}, y + i * s.y_image() + oh * s.ow * s.out, w, patches.data());
-        add_patches(s, oh, rows, patches.data(), image);
+        add_patches(s, Position(s, oh * s.ow), rows * s.ow, patches.data(), image);
       }
       if (epilogue) epilogue->run(epilogue->context, i * s.h * s.w, s.h * s.w, 0, s.c);
     }

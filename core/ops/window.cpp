@@ -214,7 +214,10 @@ PoolAttrs pool_attrs(const char* op, const Tensor& x, const Pool2dOptions& o) {
 namespace {
 
 // Images are convolved with their channels last. One of shape nchw is a view of that order, so that it has to be moved
-// only where it enters: results lie with their channels last, and pointwise ops and pools keep that.
+// only where it enters: results lie with their channels last, and pointwise ops and pools keep that. Only fewer
+// channels than a vector has lanes are put into planes, since everything behind would leave lanes empty.
+constexpr int64_t few_channels = 8;
+
 bool is_nchw(const Conv2dOptions& o) { return o.format == DataFormat::nchw; }
 Tensor channels_last(const Tensor& x) { return x.permute({0, 2, 3, 1}); }
 Tensor channels_first(const Tensor& x) { return x.permute({0, 3, 1, 2}); }
@@ -238,12 +241,14 @@ Tensor conv2d(In x, In w, const Tensor& bias, Conv2dOptions options) {
   const ConvAttrs attrs = on_channels_last(conv_attrs("conv2d", x->shape(), w->shape(), options));
   const DType dtype = common(x, w);
   Tensor y = contiguous_call(conv2d_op, image("conv2d", x, dtype, options), cast(w, dtype), attrs);
+  const int64_t out = w->shape()[0];
+  const bool planes = is_nchw(options) && out < few_channels;
+  if (planes) y = channels_first(y).contiguous();
   if (bias.defined()) {
-    const int64_t out = w->shape()[0];
     if (bias.shape() != Shape{out}) fail("conv2d: expected a bias [{}], got {}", out, to_string(bias.spec()));
-    y = y + bias;
+    y = y + (planes ? bias.reshape({out, 1, 1}) : bias);
   }
-  return is_nchw(options) ? channels_first(y) : y;
+  return is_nchw(options) && !planes ? channels_first(y) : y;
 }
 
 Tensor conv2d_backward_data(In dy, In w, const Shape& x_shape, Conv2dOptions options) {
