@@ -24,6 +24,7 @@ struct Figure {
 
 struct Result {
   std::optional<double> eager_ns, captured_ns;
+  std::optional<double> fast_ns;             // captured at Level::fast
   double spread = 0;                         // of the slower of the two
   double loss_low_ns = 0, loss_high_ns = 0;  // quartiles of captured - eager
   int64_t system_calls = 0;

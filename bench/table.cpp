@@ -67,6 +67,7 @@ Json row_json(const Case& c, const Result& r, std::optional<bool> met, int threa
               {"threads", threads},
               {"eager_ns", or_null(r.eager_ns)},
               {"captured_ns", or_null(r.captured_ns)},
+              {"fast_ns", or_null(r.fast_ns)},
               {"spread", r.spread},
               {"captured_slower", r.eager_ns && r.captured_ns ? Json(r.loss_low_ns > 0) : Json()},
               {"limit_ns", or_null(r.limit_ns)},
@@ -112,6 +113,7 @@ void Table::print(const Case& c, const Result& r, std::optional<bool> met) const
   std::string note = r.note;
   const auto remark = [&](const std::string& more) { note += (note.empty() || more.empty() ? "" : "; ") + more; };
   if (const auto rate = gflops(r)) remark(fmt::format("{:.1f} GFLOP/s", *rate));
+  if (r.fast_ns) remark(fmt::format("at fast {:.2f}x", r.ours() / *r.fast_ns));
   if (r.loss_low_ns > 0) remark("captured is slower than eager");
   if (r.system_calls) remark(fmt::format("{} system calls", r.system_calls));
   remark(peers_text(r));
