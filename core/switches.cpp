@@ -20,7 +20,7 @@ constexpr std::array table{
     Switch{"REPRISE_MODE", "what captures do: eager, graph (the default) or verify"},
     Switch{"REPRISE_LEVEL", "what captures may change: exact (the default), no bit; fast, what docs/levels.md lists"},
     Switch{"REPRISE_JIT", "0: fused loops run as compiled-in tile kernels instead of generated machine code"},
-    Switch{"REPRISE_ISA", "vector instructions of kernels: avx2 (the default where there is AVX2) or avx512"},
+    Switch{"REPRISE_ISA", "vector instructions of kernels: avx2 or avx512; default: the widest that the processor has"},
     Switch{"REPRISE_THREADS", "threads that kernels may use; default: one per core"},
     Switch{"REPRISE_DISABLE", "rewrites to leave out, by name, separated by commas: see docs/verify.md"},
     Switch{"REPRISE_NAN", "1: the op that makes the first NaN or Inf throws an error that names it"},

@@ -6,7 +6,9 @@
 namespace rp {
 
 Isa parse_isa(std::string_view name) {
-  if (name.empty()) return has_isa(Isa::avx2) ? Isa::avx2 : Isa::baseline;
+  if (name.empty())
+    for (const Isa widest : {Isa::avx512, Isa::avx2, Isa::baseline})
+      if (has_isa(widest)) return widest;
   if (name != "avx2" && name != "avx512") fail("REPRISE_ISA: expected avx2 or avx512, got \"{}\"", name);
   const Isa isa = name == "avx2" ? Isa::avx2 : Isa::avx512;
   if (!has_isa(isa))

@@ -8,7 +8,6 @@
 #include <optional>
 #include <utility>
 
-#include "reprise/core/switches.h"
 
 namespace rp::cpu {
 
@@ -45,10 +44,10 @@ class OneThread {
   int before_ = 1;
 };
 
-// The instruction set is part of the result, so it is AVX2 everywhere unless more was asked for.
+// The instruction set is part of the result, so it is AVX2 everywhere.
 dnnl::engine& engine() {
   static dnnl::engine* const e = [] {
-    if (switch_value("REPRISE_ISA") != "avx512") dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2);
+    dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2);
     return new dnnl::engine(dnnl::engine::kind::cpu, 0);  // never destroyed: kernels may run while statics go
   }();
   return *e;
