@@ -65,7 +65,8 @@ std::optional<Dims> memory_order(const Layout& l) {
   if (l.contiguous) return {};
   std::array<int, max_rank> axes{};
   for (int i = 0; i < l.rank(); ++i) axes[static_cast<size_t>(i)] = i;
-  std::stable_sort(axes.begin(), axes.begin() + l.rank(), [&](int a, int b) { return l.strides[a] > l.strides[b]; });
+  std::sort(axes.begin(), axes.begin() + l.rank(),
+            [&](int a, int b) { return l.strides[a] != l.strides[b] ? l.strides[a] > l.strides[b] : a < b; });
   Dims order;
   int64_t left = l.numel;
   for (int i = 0; i < l.rank(); ++i) {
