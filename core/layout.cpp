@@ -63,10 +63,13 @@ Strides packed_strides(const Shape& shape) {
 
 std::optional<Dims> memory_order(const Layout& l) {
   if (l.contiguous) return {};
-  std::array<int, max_rank> axes{};
-  for (int i = 0; i < l.rank(); ++i) axes[static_cast<size_t>(i)] = i;
-  std::sort(axes.begin(), axes.begin() + l.rank(),
-            [&](int a, int b) { return l.strides[a] != l.strides[b] ? l.strides[a] > l.strides[b] : a < b; });
+  std::array<int, max_rank> axes{};  // by stride, the largest first
+  for (int i = 0; i < l.rank(); ++i) {
+    int at = i;
+    for (; at > 0 && l.strides[axes[static_cast<size_t>(at) - 1]] < l.strides[i]; --at)
+      axes[static_cast<size_t>(at)] = axes[static_cast<size_t>(at) - 1];
+    axes[static_cast<size_t>(at)] = i;
+  }
   Dims order;
   int64_t left = l.numel;
   for (int i = 0; i < l.rank(); ++i) {
