@@ -133,13 +133,13 @@ void finish(const Product<T>& x, const Part& part) {
 /// Points `block` to its rows of A, in place or in `to`; `formed` has room for them as they are formed.
 template <class T>
 void prepare_a(const Product<T>& x, int64_t row, int64_t k0, Block<T>& block, T* to, T* formed) {
-  const GemmShape& s = x.shape;
-  block.a = x.a + row * s.a_row + k0 * s.a_col;
   if (x.formed) {
     x.formed->form(x.formed->context, row, block.m, k0, block.k, formed);
     block.a = formed;
     block.a_row = x.formed->by_columns ? 1 : block.k;
     block.a_col = x.formed->by_columns ? block.m : 1;
+  } else {
+    block.a = x.a + row * x.shape.a_row + k0 * x.shape.a_col;
   }
   if (!to) return;
   x.kernels.pack_a(block.m, block.k, block.a, block.a_row, block.a_col, to);
