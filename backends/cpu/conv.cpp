@@ -41,8 +41,8 @@ constexpr int64_t few_channels = 32;  // of an image: too few columns for a prod
 
 /// Whether our kernels serve the pass, and which.
 bool own_method(const ConvShape& s, ConvMethod& method) {
-  if (!s.nhwc || (s.pass == ConvPass::backward_data && !s.adds_patches() && s.c <= few_channels)) return false;
-  const ConvShape read = s.pass == ConvPass::backward_data && !s.adds_patches() ? s.turned() : s;
+  if (!s.nhwc || (s.turns() && s.c <= few_channels)) return false;
+  const ConvShape read = s.turns() ? s.turned() : s;
   const bool padded = std::min({read.top, read.left, read.bottom, read.right}) >= 0;
   const bool direct = read.pass != ConvPass::backward_data && padded && s.dilation_w == 1 && s.kh * s.kw > 1 &&
                       s.weights() <= (s.pass == ConvPass::backward_weights ? few_sums : few_weights);
@@ -281,8 +281,7 @@ std::unique_ptr<const PackedB<float>> pack_conv_weights(const ConvShape& s, DTyp
   if (method != ConvMethod::direct && method != ConvMethod::patches) return nullptr;
   const auto* w = static_cast<const float*>(weights);
   const int64_t taps = s.kh * s.kw, all = s.c * taps;
-  const bool turns = s.pass == ConvPass::backward_data && !s.adds_patches();
-  if (turns) {
+  if (s.turns()) {
     if (taps == 1) return pack_b(s.out, s.c, w, s.c, 1);
     const Buffer<float> turned(s.weights());  // [kh, kw, out, c], the window turned around
     parallel_for(s.out, grain(all), [&](int64_t begin, int64_t end) {

@@ -25,6 +25,8 @@ struct ConvShape {
   bool adds_patches() const { return stride_h != 1 || stride_w != 1 || c <= 4; }
   int64_t x_image() const { return c * h * w; }
   int64_t y_image() const { return out * oh * ow; }
+  /// Towards the image, with weights turned around.
+  bool turns() const { return pass == ConvPass::backward_data && !adds_patches(); }
   /// The gradient of the image is the forward pass of this shape over y, with the weights turned around.
   ConvShape turned() const;
   int64_t weights() const { return out * c * kh * kw; }

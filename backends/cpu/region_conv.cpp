@@ -1,9 +1,10 @@
 // Convolutions and gradients of images with a fused epilogue.
 #include <algorithm>
-#include <mutex>
+#include <memory>
 #include <optional>
 
 #include "reprise/backends/cpu/conv.h"
+#include "reprise/backends/cpu/kept.h"
 #include "reprise/backends/cpu/region_kernels.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
@@ -15,52 +16,16 @@ namespace {
 using cpu::ConvPass;
 using cpu::ConvShape;
 
-constexpr int max_attachments = 8;  // of one storage
-
-// Weights in the order in which a kernel reads them, kept beside their storage until they change.
-struct PackedConv final : Attachment {
-  static constexpr char tag = 0;
-  PackedConv() { kind = &tag; }
-  const std::byte* data;
-  bool forward;
+// All that packed weights depend on beside their elements.
+struct PackKey {
   int64_t out, c, kh, kw;
-  uint32_t content;
-  std::shared_ptr<const PackedB<float>> packed;
+  bool forward, turned;
+  bool operator==(const PackKey&) const = default;
 };
 
-using Weights = std::shared_ptr<const PackedB<float>>;
-
-// Those of a storage, place and direction, once the same content has been seen before: weights that change at every
-// step would only take memory.
-Weights kept_weights(Storage& storage, const ConvShape& s, const std::byte* data) {
-  static std::mutex mutex;
-  std::lock_guard lock(mutex);
-  const bool forward = s.pass == ConvPass::forward;
-  int others = 0;
-  for (Attachment* a = storage.attached.get(); a; a = a->next.get(), ++others) {
-    if (a->kind != &PackedConv::tag) continue;
-    auto* w = static_cast<PackedConv*>(a);
-    if (w->data != data || w->forward != forward || w->out != s.out || w->c != s.c || w->kh != s.kh || w->kw != s.kw)
-      continue;
-    if (w->content != storage.content && !(planted(Defect::stale_pack) && w->packed)) {
-      w->content = storage.content;
-      w->packed = nullptr;
-    } else if (!w->packed) {
-      w->packed = pack_conv_weights(s, DType::f32, data);
-    }
-    return w->packed;
-  }
-  if (others >= max_attachments) return nullptr;
-  auto w = std::make_unique<PackedConv>();
-  w->data = data;
-  w->forward = forward;
-  w->out = s.out;
-  w->c = s.c;
-  w->kh = s.kh;
-  w->kw = s.kw;
-  w->content = storage.content;
-  attach(storage, std::move(w));
-  return nullptr;
+const PackedB<float>* kept_weights(Storage& storage, const ConvShape& s, const std::byte* data) {
+  const PackKey key{s.out, s.c, s.kh, s.kw, s.pass == ConvPass::forward, s.turns()};
+  return kept<PackedB<float>>(storage, data, key, [&] { return pack_conv_weights(s, DType::f32, data); });
 }
 
 class ConvKernel final : public RegionKernel {
@@ -92,11 +57,15 @@ class ConvKernel final : public RegionKernel {
       if (after) run_epilogue(&block, 0, nest_.outer_count() * nest_.rows, 0, nest_.columns);
       return;
     }
-    const Weights weights = packed(call);
+    const PackedB<float>* weights = kept_weights(call);
+    std::unique_ptr<const PackedB<float>> own;
+    if (!weights) {
+      own = pack_conv_weights(shape_, dtype_, call.pointers[1]);
+      weights = own.get();
+    }
     std::byte* const image = call.pointers[0];
     const bool forward = shape_.pass == ConvPass::forward;
-    cpu::convolve(shape_, dtype_, forward ? image : result, call.pointers[1], forward ? result : image, weights.get(),
-                  after);
+    cpu::convolve(shape_, dtype_, forward ? image : result, call.pointers[1], forward ? result : image, weights, after);
   }
 
   std::string form() const override {
@@ -132,12 +101,10 @@ class ConvKernel final : public RegionKernel {
     return nest;
   }
 
-  Weights packed(const RegionCall& call) const {
-    if (dtype_ != DType::f32) return nullptr;
+  const PackedB<float>* kept_weights(const RegionCall& call) const {
     Storage* const storage = call.storages[1];
-    if (storage && !storage->exposed && !disabled("pack"))
-      if (Weights kept = kept_weights(*storage, shape_, call.pointers[1])) return kept;
-    return pack_conv_weights(shape_, dtype_, call.pointers[1]);
+    if (dtype_ != DType::f32 || !storage || storage->exposed || disabled("pack")) return nullptr;
+    return rp::kept_weights(*storage, shape_, call.pointers[1]);
   }
 
   static void run_epilogue(const void* context, int64_t row, int64_t rows, int64_t column, int64_t columns) {

@@ -2,10 +2,10 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <mutex>
 #include <optional>
 
 #include "reprise/backends/cpu/gemm.h"
+#include "reprise/backends/cpu/kept.h"
 #include "reprise/backends/cpu/region_kernels.h"
 #include "reprise/backends/cpu/threads.h"
 #include "reprise/core/ops/attrs.h"
@@ -22,52 +22,16 @@ constexpr int64_t min_packed_elements = 4096;  // smaller right operands are pac
 // C stays in the nearest cache.
 constexpr int64_t min_part_work = 1 << 16, min_shared_work = 500'000, hot_bytes = 32 << 10;
 
-constexpr int max_attachments = 8;  // of one storage: a data set whose slices are factors must not collect them
-
-// A packed right operand, kept beside the weight's storage until the weight changes.
-template <class T>
-struct PackedWeight final : Attachment {
-  static constexpr char tag = 0;
-  PackedWeight() { kind = &tag; }
-  const std::byte* data;
+// All that a packed right operand depends on beside its elements.
+struct PackKey {
   int64_t k, n, b_row, b_col;
-  uint32_t content;
-  std::unique_ptr<const PackedB<T>> packed;
+  bool operator==(const PackKey&) const = default;
 };
 
-std::mutex& packed_mutex() {
-  static std::mutex mutex;
-  return mutex;
-}
-
-// The packed copy of a right operand that has been seen with the same content before; null on the first sight. It lasts
-// as long as nobody writes to the storage, which nobody may while a product reads it.
 template <class T>
 const PackedB<T>* packed_weight(Storage& storage, const std::byte* data, const GemmShape& s) {
-  std::lock_guard lock(packed_mutex());
-  int others = 0;
-  for (Attachment* a = storage.attached.get(); a; a = a->next.get(), ++others) {
-    if (a->kind != &PackedWeight<T>::tag) continue;
-    auto* w = static_cast<PackedWeight<T>*>(a);
-    if (w->data != data || w->k != s.k || w->n != s.n || w->b_row != s.b_row || w->b_col != s.b_col) continue;
-    if (w->content != storage.content && !(planted(Defect::stale_pack) && w->packed)) {
-      w->content = storage.content;
-      w->packed = nullptr;
-    } else if (!w->packed) {
-      w->packed = pack_b(s.k, s.n, reinterpret_cast<const T*>(data), s.b_row, s.b_col);
-    }
-    return w->packed.get();
-  }
-  if (others >= max_attachments) return nullptr;
-  auto w = std::make_unique<PackedWeight<T>>();
-  w->data = data;
-  w->k = s.k;
-  w->n = s.n;
-  w->b_row = s.b_row;
-  w->b_col = s.b_col;
-  w->content = storage.content;
-  attach(storage, std::move(w));
-  return nullptr;
+  return kept<PackedB<T>>(storage, data, PackKey{s.k, s.n, s.b_row, s.b_col},
+                          [&] { return pack_b(s.k, s.n, reinterpret_cast<const T*>(data), s.b_row, s.b_col); });
 }
 
 class GemmKernel final : public RegionKernel {
