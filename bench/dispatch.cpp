@@ -27,7 +27,7 @@ Tensor chain(const Tensor& x, const Tensor& y) {
 /// The graph of `chain`, planned, with memory to run on.
 class ChainPlan {
  public:
-  ChainPlan(const Tensor& x, const Tensor& y, bool fuse) : x_(x), y_(y), plan_(graph(&x.layout()), x.device(), fuse) {
+  ChainPlan(const Tensor& x, const Tensor& y, bool fuse) : x_(x), y_(y), plan_(graph(&x.layout()), fuse) {
     out_ = rp::zeros(x.shape());
     inputs_[0] = x_.bytes();
     inputs_[1] = y_.bytes();

@@ -25,9 +25,24 @@ Tensor compute(const Call& call) {
 
 namespace {
 
+[[noreturn, gnu::cold]] void other_device(const Call& call, const Layout& a, const Layout& b) {
+  fail("{}: operands on different devices: {} is on {}, {} on {}; use to({})", call.op->name, to_string(a.spec),
+       to_string(a.spec.device), to_string(b.spec), to_string(b.spec.device),
+       a.spec.device == Device::cpu() ? "Device::cpu()" : "Device::cuda()");
+}
+
+// What is written must come from the same device.
+void check_device(const Tensor& target, const Call& call) {
+  for (const Tensor* t : call.inputs)
+    if (t->device() != target.device()) other_device(call, target.layout(), t->layout());
+}
+
 const Layout* infer_from(const Call& call, const Layout** layouts) {
   const size_t n = call.inputs.size();
-  for (size_t i = 0; i < n; ++i) layouts[i] = &call.inputs[i]->layout();
+  for (size_t i = 0; i < n; ++i) {
+    layouts[i] = &call.inputs[i]->layout();
+    if (layouts[i]->spec.device != layouts[0]->spec.device) other_device(call, *layouts[0], *layouts[i]);
+  }
   return call.op->shape({*call.op, {layouts, n}, call.attrs, call.scalars, call.scalar_mask});
 }
 
@@ -72,9 +87,10 @@ Tensor apply(const Call& call) {
 }
 
 void write(const Tensor& target, const Tensor& value) {
-  engine.check_write(target);
   const Tensor* inputs[] = {&target, &value};
   const Call call{.op = &write_op, .inputs = inputs};
+  check_device(target, call);
+  engine.check_write(target);
   if (thread_state.recorder)
     engine.record(*thread_state.recorder, call);
   else
@@ -100,6 +116,7 @@ Tensor apply_keeping_inputs(const Tensor& target, const Call& call) {
 }  // namespace
 
 void apply_into(const Tensor& target, const Call& call) {
+  check_device(target, call);
   const bool noted = thread_state.grad && (any_wants_grad(call) || wants_grad(target));
   if (noted) return write(target, apply_keeping_inputs(target, call));
   if (thread_state.recorder) return write(target, apply(call));

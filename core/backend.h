@@ -62,6 +62,17 @@ class RegionKernel {
   virtual std::vector<Body> bodies() const { return {}; }
 };
 
+/// Runs what a plan launches as one, where that costs less than launching kernel by kernel.
+class Replay {
+ public:
+  virtual ~Replay() = default;
+  /// Does what `steps` does. Runs with equal `pointers` and `scalars` do the same, unless they read on the host.
+  virtual void run(std::span<std::byte* const> pointers, std::span<const uint64_t> scalars,
+                   const std::function<void()>& steps) = 0;
+  /// How the last run went ("CUDA graph of 12 nodes"), or why not at once; for reports.
+  virtual std::string form() const = 0;
+};
+
 /// What a device can do at most, for predictions; rates are per second.
 struct Limits {
   double flops = 0;                          // of the matrix product in f32
@@ -75,13 +86,21 @@ class Backend {
   virtual std::string_view name() const = 0;
   virtual std::byte* allocate(size_t bytes) = 0;  // 64-byte aligned
   virtual void release(std::byte* data, size_t bytes) noexcept = 0;
+  /// Within the device, in the order of calls.
   virtual void copy(std::byte* to, const std::byte* from, size_t bytes) = 0;
+  virtual void fill(std::byte* to, std::byte value, size_t bytes) = 0;
+  /// To and from the host's memory, which may change as soon as the call returns.
+  virtual void read(std::byte* host, const std::byte* from, size_t bytes) = 0;
+  virtual void write(std::byte* to, const std::byte* host, size_t bytes) = 0;
+  /// Waits until everything that was asked for is done.
   virtual void synchronize() = 0;
   /// The kernel of an op of kind contract or kernel for elements of `dtype`, or null with the reason in `why`.
   virtual Kernel find(const Op& op, DType dtype, std::string* why) = 0;
   /// Compiled form of a program; equal programs give the same object, which lives for ever.
   virtual const Compiled* compile(const Program& program) = 0;
   virtual std::unique_ptr<RegionKernel> compile(const Region& region) = 0;
+  /// For one plan; null where launching is cheap.
+  virtual std::unique_ptr<Replay> replay() { return nullptr; }
   /// The limits of one thread, or of all that kernels may use now. Measured when first asked for, in a few ms.
   virtual Limits limits(bool all_threads) = 0;
   /// Kernels that touch more than this leave the cache.

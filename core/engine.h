@@ -25,8 +25,8 @@ struct Engine {
   /// Gradient rules of control ops.
   Tensors (*scan_gradient)(const GradCall& call);
   Tensors (*cond_gradient)(const GradCall& call);
-  /// Makes a graph executable.
-  std::unique_ptr<Executable> (*compile)(Graph graph, Device device);
+  /// Makes a graph executable on the device of its values.
+  std::unique_ptr<Executable> (*compile)(Graph graph);
   /// Notes a call on the tape; `out` becomes a non-leaf.
   void (*note)(const Call& call, const Tensor& out);
   /// Notes that the elements of `target` have been replaced by those of `value`.

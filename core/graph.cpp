@@ -22,6 +22,8 @@ int32_t base_of(const Graph& graph, int32_t node) {
   return node;
 }
 
+Device device_of(const Graph& graph) { return graph.nodes.empty() ? Device() : graph[0].layout->spec.device; }
+
 int32_t storage_of(const Graph& graph, int32_t node) {
   const int32_t base = base_of(graph, node);
   if (graph[base].op->kind != Kind::input) return base;
@@ -152,6 +154,7 @@ void verify(const Graph& g, std::string_view stage) {
       if (in < 0 || in >= i) broken(i, "names a later node");
       layouts.push_back(g[in].layout);
     }
+    if (n.layout->spec.device != g[0].layout->spec.device) broken(i, "lies on another device than the first");
     if (n.op->kind == Kind::input) continue;
     for (const ScalarSource& s : n.scalars)
       if (s.parameter >= g.parameters) broken(i, "names a scalar that is not there");

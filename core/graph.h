@@ -49,6 +49,9 @@ extern const Op after_op;
 /// The base whose elements a node's value lies in: itself unless it is a view, an `after` or a write.
 int32_t base_of(const Graph& graph, int32_t node);
 
+/// Where its values lie; a graph never spans devices.
+Device device_of(const Graph& graph);
+
 /// The one graph of that content, for the life of the process: what structural arguments point to.
 const Graph* intern(Graph graph);
 

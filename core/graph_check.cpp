@@ -95,6 +95,7 @@ void check_nodes(const Graph& g) {
       in.push_back(g[k].layout);
     }
     if (n.op->kind == Kind::input) continue;
+    if (n.op->kind == Kind::transfer) fail("parse_graph: node %{} ({}) is no part of a graph", i, n.op->name);
     if (!counts_fit(n)) fail("parse_graph: node %{} ({}) has another number of operands", i, n.op->name);
     if (!ranks_fit(n, in)) fail("parse_graph: node %{} ({}) has inputs of the wrong shapes", i, n.op->name);
     for (const Field& f : n.op->fields)

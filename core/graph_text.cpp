@@ -173,8 +173,14 @@ class Reader {
   const Layout* layout() {
     if (take("-")) return nullptr;
     const DType type = dtype();
-    const Spec spec{type, dims(), {}};
+    Spec spec{type, dims(), {}};
+    if (take("@")) spec.device = device();
     return take("/") ? intern(spec, dims()) : intern(spec);
+  }
+  Device device() {
+    std::string name(word());
+    if (take(":")) name += ":" + std::to_string(number());
+    return parse_device(name);
   }
   std::vector<int32_t> list() {
     std::vector<int32_t> nodes;

@@ -49,7 +49,10 @@ std::string to_string(const Dims& dims) {
   return text + "]";
 }
 
-std::string to_string(const Spec& spec) { return std::string(name_of(spec.dtype)) + to_string(spec.shape); }
+std::string to_string(const Spec& spec) {
+  const std::string text = std::string(name_of(spec.dtype)) + to_string(spec.shape);
+  return spec.device == Device::cpu() ? text : text + "@" + to_string(spec.device);
+}
 
 Strides packed_strides(const Shape& shape) {
   Strides strides = shape;

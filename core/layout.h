@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "reprise/core/device.h"
 #include "reprise/core/dtype.h"
 
 namespace rp {
@@ -45,13 +46,6 @@ int64_t element_count(const Shape& shape);
 /// "[2,3]".
 std::string to_string(const Dims& dims);
 
-enum class DeviceKind : uint8_t { cpu, cuda };
-struct Device {
-  DeviceKind kind = DeviceKind::cpu;
-  uint8_t index = 0;
-  bool operator==(const Device&) const = default;
-};
-
 /// What a shape rule sees: element type, extents and place of a value.
 struct Spec {
   DType dtype = DType::f32;
@@ -60,7 +54,7 @@ struct Spec {
   bool operator==(const Spec&) const = default;
 };
 
-/// "f32[2,3]".
+/// "f32[2,3]"; "f32[2,3]@cuda:0" elsewhere than on the CPU.
 std::string to_string(const Spec& spec);
 
 /// A Spec with strides (in elements), interned: equal layouts are the same object, for the life of the process. So

@@ -26,6 +26,7 @@ enum class Kind : uint8_t {
   contract,   // matrix products
   write,      // replaces the elements of its first input by those of its second
   kernel,     // computed by a kernel of the backend
+  transfer,   // the same elements on another device: never part of a graph
   composite,  // `body` in public ops
   control,    // runs graphs (ControlAttrs); its value is a token, which `result` ops take its results from
   result,     // one of the results of the control op that made the token

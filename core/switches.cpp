@@ -18,6 +18,7 @@ constexpr std::string_view prefix = "REPRISE_";
 
 constexpr std::array table{
     Switch{"REPRISE_MODE", "what captures do: eager, graph (the default) or verify"},
+    Switch{"REPRISE_DEVICE", "where tensors are made that nothing else places: cpu (the default) or cuda"},
     Switch{"REPRISE_LEVEL", "what captures may change: exact (the default), no bit; fast, what docs/levels.md lists"},
     Switch{"REPRISE_JIT", "0: fused loops run as compiled-in tile kernels instead of generated machine code"},
     Switch{"REPRISE_ISA", "vector instructions of kernels: avx2 or avx512; default: the widest that the processor has"},
@@ -52,6 +53,7 @@ constexpr std::array all_rewrites{
     Rewrite{"memory", "buffers that are not alive together share memory"},
     Rewrite{"pack", "packed copies of right operands are kept"},
     Rewrite{"jit", "machine code; off: tile kernels"},
+    Rewrite{"replay", "plans are replayed as CUDA graphs; off: launched kernel by kernel"},
 };
 
 constexpr std::array bit_changing_rewrites{

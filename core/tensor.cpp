@@ -103,9 +103,45 @@ Tensor adopt(void* data, const Layout* layout, void (*release)(void*), void* con
   return t;
 }
 
+namespace {
+
+void release_data(Storage& s) noexcept {
+  if (s.release)
+    s.release(s.release_context);
+  else if (s.data && s.data != nothing && (!s.is_inline || s.moved))
+    engine.backend(s.device).release(s.data, s.bytes);
+}
+
+}  // namespace
+
 TensorImpl* owner_of(Storage& storage) noexcept {
   TensorImpl* impl = owner_in_block(&storage);
   return impl->refs.load(std::memory_order_relaxed) ? impl : nullptr;
+}
+
+bool is_movable(const Tensor& t) {
+  engine.before_write(t);
+  const Storage& s = *t.impl()->storage;
+  return t.impl()->owns_block && !s.release && s.refs.load(std::memory_order_relaxed) == 1;
+}
+
+void move_elements(const Tensor& t, Device device) {
+  const Tensor there = bare_alias(t).to(device);
+  TensorImpl& impl = *t.impl();
+  Storage &s = *impl.storage, &other = *there.impl()->storage;
+  if (other.is_inline) {
+    const auto* elements = other.data;
+    materialize(other, other.bytes);
+    std::memcpy(other.data, elements, other.bytes);
+  }
+  release_data(s);
+  s.data = std::exchange(other.data, nullptr);
+  s.device = device;
+  s.moved = true;
+  s.attached.reset();
+  ++s.version;
+  ++s.content;
+  impl.layout = there.impl()->layout;
 }
 
 void attach(Storage& storage, std::unique_ptr<Attachment> attachment) {
@@ -122,10 +158,7 @@ void drop(Storage* s) noexcept {
   }
   s->attached.reset();
   if (s->history) engine.drop_history(std::exchange(s->history, nullptr));
-  if (s->release)
-    s->release(s->release_context);
-  else if (s->data && s->data != nothing && !s->is_inline)
-    engine.backend(s->device).release(s->data, s->bytes);
+  release_data(*s);
   TensorImpl* block = owner_in_block(s);
   const size_t bytes = block_bytes(*s);
   s->~Storage();
@@ -149,13 +182,28 @@ int64_t Tensor::size(int axis, Loc loc) const {
   return shape()[axis < 0 ? axis + r : axis];
 }
 
+std::vector<std::byte> bytes_of(const Storage& s) {
+  std::vector<std::byte> bytes(s.bytes);
+  if (s.bytes) engine.backend(s.device).read(bytes.data(), s.data, s.bytes);
+  return bytes;
+}
+
+void set_bytes(Storage& s, std::span<const std::byte> bytes) {
+  if (!bytes.empty()) engine.backend(s.device).write(s.data, bytes.data(), bytes.size());
+  ++s.content;
+}
+
+Tensor allocate_bytes_on(Device device, size_t bytes) {
+  return allocate(intern({DType::boolean, {static_cast<int64_t>(bytes)}, device}));
+}
+
 // ---- host access ----------------------------------------------------------------------------------------------------
 
 namespace {
 
 // Calls `f(address, index)` for every element in row-major order.
-template <class F>
-void for_each_element(const Layout& layout, std::byte* base, F&& f) {
+template <class Byte, class F>
+void for_each_element(const Layout& layout, Byte* base, F&& f) {
   const auto element = static_cast<int64_t>(size_of(layout.dtype()));
   Dims at = layout.shape();
   for (int i = 0; i < at.rank(); ++i) at[i] = 0;
@@ -184,19 +232,31 @@ To converted(From v) {
 }
 
 void check_host(const Tensor& t, const char* what) {
-  if (t.device().kind != DeviceKind::cpu) fail("{}: expected a tensor on the CPU", what);
+  if (t.device() != Device::cpu())
+    fail("{}: expected a tensor on the CPU, got {}; use to(Device::cpu())", what, to_string(t.spec()));
 }
 
+size_t reached_bytes(const Layout& layout) { return static_cast<size_t>(extent_of(layout)) * size_of(layout.dtype()); }
+
 }  // namespace
+
+HostBytes::HostBytes(Device device, const std::byte* data, size_t bytes) : data_(data) {
+  if (device == Device::cpu() || !bytes) return;
+  copy_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
+  engine.backend(device).read(copy_.get(), data, bytes);
+  data_ = copy_.get();
+}
+
+HostBytes::HostBytes(const Tensor& t) : HostBytes(t.device(), t.bytes(), t.numel() ? reached_bytes(t.layout()) : 0) {}
 
 template <class T>
 std::vector<T> Tensor::to_vector(Loc loc) const {
   At at(loc);
-  check_host(*this, "to_vector");
   std::vector<T> values(static_cast<size_t>(numel()));
   engine.before_read(*this);
+  const HostBytes elements(*this);
   visit_dtype(dtype(), [&]<class E>(E) {
-    for_each_element(layout(), bytes(), [&](std::byte* p, int64_t i) {
+    for_each_element(layout(), elements.data(), [&](const std::byte* p, int64_t i) {
       E v;
       std::memcpy(&v, p, sizeof v);
       values[static_cast<size_t>(i)] = converted<T>(v);
@@ -209,10 +269,10 @@ template <class T>
 T Tensor::item(Loc loc) const {
   At at(loc);
   if (numel() != 1) fail("item: expected a tensor with one element, got {}", to_string(spec()));
-  check_host(*this, "item");
   engine.before_read(*this);
+  const HostBytes element(*this);
   return visit_dtype(dtype(), [&]<class E>(E v) {
-    std::memcpy(&v, bytes(), sizeof v);
+    std::memcpy(&v, element.data(), sizeof v);
     return converted<T>(v);
   });
 }
@@ -241,14 +301,16 @@ T* Tensor::unsafe_data(Loc loc) {
 template <class T>
 void Tensor::copy_from(std::span<const T> values, Loc loc) {
   At at(loc);
-  check_host(*this, "copy_from");
   if (static_cast<int64_t>(values.size()) != numel())
     fail("copy_from: expected {} values for {}, got {}", numel(), to_string(spec()), values.size());
   engine.check_write(*this);
-  if (thread_state.grad && wants_grad(*this)) {  // the tape must see the write
-    Tensor given = allocate(layout().packed);
+  const bool seen_by_tape = thread_state.grad && wants_grad(*this);
+  if (seen_by_tape || device() != Device::cpu()) {
+    Spec spec = this->spec();
+    spec.device = Device::cpu();
+    Tensor given = allocate(intern(spec));
     given.copy_from(values, loc);
-    copy_(given, loc);
+    copy_(given.to(device(), loc), loc);
     return;
   }
   engine.before_write(*this);

@@ -42,7 +42,8 @@ struct Storage {
   std::byte* data = nullptr;
   size_t bytes = 0;
   Device device;
-  bool is_inline = false;            // the data follow this struct in the same block
+  bool is_inline = false;            // the block has room for the data behind this struct ...
+  bool moved = false;                // ... but they are elsewhere by now
   std::atomic<bool> exposed{false};  // a raw pointer that may write has escaped
   void* recorder = nullptr;          // while pending: the recorder that knows it
   std::unique_ptr<Attachment> attached;
@@ -109,10 +110,11 @@ class Tensor {
   /// The value of a tensor with one element, converted to T. Inside a capture this runs what is pending.
   template <class T>
   T item(Loc loc = Loc::current()) const;
-  /// All elements in row-major order, converted to T.
+  /// All elements in row-major order, converted to T; from another device they are copied.
   template <class T>
   std::vector<T> to_vector(Loc loc = Loc::current()) const;
-  /// Reading access to the elements of a contiguous tensor of dtype T. Valid until the tensor is written or dropped.
+  /// Reading access to the elements of a contiguous tensor of dtype T on the CPU. Valid until the tensor is written or
+  /// dropped.
   template <class T>
   std::span<const T> data(Loc loc = Loc::current()) const;
   /// A raw pointer for reading and writing. From then on the engine assumes that the elements may change at any time,
@@ -146,6 +148,9 @@ class Tensor {
   Tensor contiguous(Loc loc = Loc::current()) const;
   Tensor clone(Loc loc = Loc::current()) const;
   Tensor to(DType dtype, Loc loc = Loc::current()) const;
+  /// The same elements on another device; this tensor itself if they are there. Inside a capture, what is pending runs
+  /// first.
+  Tensor to(Device device, Loc loc = Loc::current()) const;
 
   // In-place forms write into this tensor's elements and return it. They are operations on the handle's contents, so a
   // const handle allows them, like a const pointer to mutable data.
@@ -219,6 +224,10 @@ Tensor allocate_pending(const Layout* packed);
 void materialize(Storage& storage, size_t bytes);
 /// Takes it back.
 void dematerialize(Storage& storage) noexcept;
+/// Whether nobody but this tensor's handles knows its storage: no view, no adopted memory.
+bool is_movable(const Tensor& t);
+/// Moves the elements to another device; all handles see them there. The tensor must be movable, and not there yet.
+void move_elements(const Tensor& t, Device device);
 /// Another view of the same storage.
 Tensor alias(const Tensor& base, const Layout* layout, int64_t offset);
 /// A handle on all elements of a storage.
@@ -231,6 +240,28 @@ Tensor as_strided(const Tensor& t, const Layout* layout, int64_t offset);
 Tensor adopt(void* data, const Layout* layout, void (*release)(void*), void* context);
 /// The handle that was allocated with the storage, null if it is gone.
 TensorImpl* owner_of(Storage& storage) noexcept;
+/// Elements where the host can read them: `bytes` from `data`, in place on the CPU, copied from elsewhere.
+class HostBytes {
+ public:
+  HostBytes(Device device, const std::byte* data, size_t bytes);
+  /// All elements that a computed tensor's layout reaches, from its first one.
+  explicit HostBytes(const Tensor& t);
+  const std::byte* data() const { return data_; }
+  template <class T>
+  const T* as() const {
+    return reinterpret_cast<const T*>(data_);
+  }
+
+ private:
+  std::unique_ptr<std::byte[]> copy_;
+  const std::byte* data_;
+};
+/// A copy of a storage's bytes in the host's memory.
+std::vector<std::byte> bytes_of(const Storage& storage);
+/// Replaces a storage's bytes by such a copy.
+void set_bytes(Storage& storage, std::span<const std::byte> bytes);
+/// Bytes on a device, as a tensor.
+Tensor allocate_bytes_on(Device device, size_t bytes);
 /// Adds an attachment to a storage.
 void attach(Storage& storage, std::unique_ptr<Attachment> attachment);
 inline void retain(Storage* storage) noexcept { storage->refs.fetch_add(1, std::memory_order_relaxed); }

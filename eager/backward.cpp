@@ -146,6 +146,7 @@ class Sum {
     const auto fill = [&](int64_t to) {
       Shape gap = spec_.shape;
       gap[axis_] = to - at;
+      const DeviceScope on(spec_.device);
       if (to > at) pieces.push_back(zeros(gap, spec_.dtype));
       at = to;
     };
@@ -252,7 +253,7 @@ class Walk {
   void seed(const Tensor& output, Tensor dy) {
     if (!dy.defined()) {
       if (output.numel() != 1) fail("backward: expected one element or a seed, got {}", to_string(output.spec()));
-      dy = ones(output.shape(), output.dtype());
+      dy = ones_like(output);
     } else if (dy.spec() != output.spec()) {
       fail("backward: expected a seed {}, got {}", to_string(output.spec()), to_string(dy.spec()));
     }
@@ -295,6 +296,7 @@ class Walk {
   }
 
   Tensors gradients(const TapeRef& node, const Tensors& dy, const std::vector<bool>& want) {
+    const DeviceScope on(node->layout->spec.device);  // of the constants that rules make
     if (node->op == &write_op) return write_gradient(*node.get(), dy[0], want[0], want[1]);
     NotedCall call(node, dy, want);
     if (!node->extra || !node->extra->custom) return node->op->gradient.rule(call);

@@ -31,9 +31,10 @@ int64_t first_in(const T* data, const Layout& layout) {
 int64_t first_not_finite(const Tensor& t) {
   const Layout& layout = *t.impl()->layout;
   if (t.pending()) return -1;  // who runs the call complains
-  if (layout.dtype() == DType::f32) return first_in(reinterpret_cast<const float*>(t.bytes()), layout);
-  if (layout.dtype() == DType::f64) return first_in(reinterpret_cast<const double*>(t.bytes()), layout);
-  return -1;
+  if (!is_floating(layout.dtype())) return -1;
+  const HostBytes elements(t);
+  return layout.dtype() == DType::f32 ? first_in(elements.as<float>(), layout)
+                                      : first_in(elements.as<double>(), layout);
 }
 
 bool finite(uint64_t bits, Type type) {
@@ -58,8 +59,8 @@ bool finite_numbers(const Call& call, Type out) {
 
 double element(const Tensor& t, int64_t i) {
   const int64_t at = offset_of(t.layout(), i);
-  if (t.dtype() == DType::f32) return static_cast<double>(reinterpret_cast<const float*>(t.bytes())[at]);
-  return reinterpret_cast<const double*>(t.bytes())[at];
+  const HostBytes elements(t);
+  return t.dtype() == DType::f32 ? static_cast<double>(elements.as<float>()[at]) : elements.as<double>()[at];
 }
 
 }  // namespace

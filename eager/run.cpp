@@ -32,8 +32,10 @@ bool all_contiguous(const Call& call) {
   return true;
 }
 
+bool on_cpu(const Layout* out) { return out->spec.device.kind == DeviceKind::cpu; }
+
 bool direct(const Call& call, const Layout* out) {
-  return call.op->kind == Kind::pointwise && call.op != &cast_op && out->numel <= max_direct_elements &&
+  return on_cpu(out) && call.op->kind == Kind::pointwise && call.op != &cast_op && out->numel <= max_direct_elements &&
          out->contiguous && all_contiguous(call);
 }
 
@@ -105,7 +107,21 @@ bool overlaps(const Tensor& a, const Tensor& b) {
 void copy_result(const Call& call, const Tensor& out) {
   const Layout* layout = out.impl()->layout;
   const Tensor value = run(call, layout);
-  if (layout->numel) std::memcpy(out.bytes(), value.bytes(), layout->bytes());
+  if (layout->numel) engine.backend(layout->spec.device).copy(out.bytes(), value.bytes(), layout->bytes());
+}
+
+// Between devices, by way of the host if neither is it.
+void transfer(const Tensor& from, const Tensor& out) {
+  Tensor packed = from.impl()->layout->contiguous ? from : allocate(from.impl()->layout->packed);
+  if (!packed.is(from)) {
+    const Tensor* inputs[] = {&from};
+    engine.run_plan({.op = &copy_op, .inputs = inputs}, packed);
+  }
+  const size_t bytes = out.layout().bytes();
+  if (on_cpu(out.impl()->layout))
+    engine.backend(from.device()).read(out.bytes(), packed.bytes(), bytes);
+  else
+    engine.backend(out.device()).write(out.bytes(), HostBytes(packed).data(), bytes);
 }
 
 void compute_out(const Call& call, const Tensor& out) {
@@ -114,8 +130,10 @@ void compute_out(const Call& call, const Tensor& out) {
   if (call.op->kind == Kind::result) return copy_result(call, out);
   if (!layout->numel) return;
   for (const Tensor* t : call.inputs) check_computed(*t);
+  if (call.op->kind == Kind::transfer) return transfer(*call.inputs[0], out);
   if (direct(call, layout)) return run_map(call, out);
-  if (call.op->kind == Kind::kernel && !call.op->blocks && all_contiguous(call)) return run_kernel(call, out);
+  if (on_cpu(layout) && call.op->kind == Kind::kernel && !call.op->blocks && all_contiguous(call))
+    return run_kernel(call, out);
   engine.run_plan(call, out);
 }
 

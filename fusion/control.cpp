@@ -36,6 +36,10 @@ int32_t add_unique(std::vector<int32_t>& list, int32_t value) {
   return static_cast<int32_t>(list.size()) - 1;
 }
 
+Backend& backend_of(const Region& region) {
+  return engine.backend(region.operands.empty() ? Device() : region.operands[0].layout->spec.device);
+}
+
 // Storages for operands that the plan around holds itself, so that packed copies of them last for one run.
 class Owners {
  public:
@@ -54,7 +58,7 @@ class Owners {
 
 class ScanKernel final : public RegionKernel {
  public:
-  ScanKernel(const Region& region, Device device, bool fuse) : a_(region.attrs.as<ControlAttrs>()) {
+  ScanKernel(const Region& region, bool fuse) : backend_(backend_of(region)), a_(region.attrs.as<ControlAttrs>()) {
     const auto inputs = region.operands.size() - region.results.size();
     operands_ = inputs;
     result_operand_.assign(static_cast<size_t>(a_.results), -1);
@@ -65,7 +69,7 @@ class ScanKernel final : public RegionKernel {
       x_step_.push_back(l.strides[0] * static_cast<int64_t>(size_of(l.dtype())));
     }
     choose_outputs();
-    plan_ = std::make_unique<Plan>(with_outputs(*a_.body, nodes_), device, fuse);
+    plan_ = std::make_unique<Plan>(with_outputs(*a_.body, nodes_), fuse);
     positions_ = random_positions(*a_.body);
     arena_at_ = scratch_;
     scratch_ += padded(plan_->arena_bytes());
@@ -104,6 +108,7 @@ class ScanKernel final : public RegionKernel {
     return a_.reverse && !planted(Defect::scan_reverse) ? a_.length - 1 - step : step;
   }
 
+  Backend& backend_;
   ControlAttrs a_;
   bool in_place_ = !disabled("carries");  // carries and stacks are made where they are wanted
   size_t operands_ = 0;
@@ -175,7 +180,7 @@ void ScanKernel::run(const RegionCall& call) const {
     for (size_t i = 0; i < xs; ++i) now.inputs[carries + i] = call.pointers[carries + i] + t * x_step_[i];
     for (const Echo& e : echoes_) {
       std::byte* to = result(call, e.result) + t * static_cast<int64_t>(e.bytes);
-      if (std::byte* from = now.inputs[static_cast<size_t>(e.carry)]; from != to) std::memcpy(to, from, e.bytes);
+      if (std::byte* from = now.inputs[static_cast<size_t>(e.carry)]; from != to) backend_.copy(to, from, e.bytes);
     }
     for (size_t u = 0; u < outputs_.size(); ++u) now.outputs[u] = target(call, outputs_[u], s);
     plan_->run({now.inputs.data(), now.storages.data(), now.outputs.data(),
@@ -184,33 +189,33 @@ void ScanKernel::run(const RegionCall& call) const {
     for (size_t u = 0; u < outputs_.size(); ++u) {
       const Output& o = outputs_[u];
       for (size_t j = in_place_; j < o.stacks.size(); ++j)
-        std::memcpy(result(call, o.stacks[j]) + t * static_cast<int64_t>(o.bytes), now.outputs[u], o.bytes);
+        backend_.copy(result(call, o.stacks[j]) + t * static_cast<int64_t>(o.bytes), now.outputs[u], o.bytes);
       for (int32_t c : o.carries) now.inputs[static_cast<size_t>(c)] = now.outputs[u];
     }
   }
   for (size_t c = 0; c < carries; ++c) {
     const auto k = static_cast<int32_t>(c);
     if (!wanted(k) || result(call, k) == now.inputs[c] || planted(Defect::last_carry)) continue;
-    std::memcpy(result(call, k), now.inputs[c], (*a_.body)[a_.body->outputs[c]].layout->bytes());
+    backend_.copy(result(call, k), now.inputs[c], (*a_.body)[a_.body->outputs[c]].layout->bytes());
   }
 }
 
 // The outputs of a branch that are wanted go straight to the results.
 class CondKernel final : public RegionKernel {
  public:
-  CondKernel(const Region& region, Device device, bool fuse) : a_(region.attrs.as<ControlAttrs>()) {
+  CondKernel(const Region& region, bool fuse) : backend_(backend_of(region)), a_(region.attrs.as<ControlAttrs>()) {
     operands_ = region.operands.size() - region.results.size();
     const Graph* const bodies[] = {a_.body, a_.other};
     for (int i = 0; i < 2; ++i) {
       std::vector<int32_t> outputs;
       for (int32_t k : region.results) outputs.push_back(bodies[i]->outputs[static_cast<size_t>(k)]);
-      plans_[i] = std::make_unique<Plan>(with_outputs(*bodies[i], std::move(outputs)), device, fuse);
+      plans_[i] = std::make_unique<Plan>(with_outputs(*bodies[i], std::move(outputs)), fuse);
     }
   }
 
   void run(const RegionCall& call) const override {
     bool yes;
-    std::memcpy(&yes, call.pointers[0], 1);
+    backend_.read(reinterpret_cast<std::byte*>(&yes), call.pointers[0], 1);
     const Owners owners(call, operands_);
     std::vector<Storage*> storages;
     for (size_t i = 1; i < operands_; ++i) storages.push_back(owners[i]);
@@ -227,6 +232,7 @@ class CondKernel final : public RegionKernel {
   }
 
  private:
+  Backend& backend_;
   ControlAttrs a_;
   size_t operands_;
   std::unique_ptr<Plan> plans_[2];
@@ -234,11 +240,11 @@ class CondKernel final : public RegionKernel {
 
 class WhileKernel final : public RegionKernel {
  public:
-  WhileKernel(const Region& region, Device device, bool fuse)
-      : a_(region.attrs.as<ControlAttrs>()), results_(region.results) {
+  WhileKernel(const Region& region, bool fuse)
+      : backend_(backend_of(region)), a_(region.attrs.as<ControlAttrs>()), results_(region.results) {
     operands_ = region.operands.size() - region.results.size();
-    test_ = std::make_unique<Plan>(*a_.other, device, fuse);
-    body_ = std::make_unique<Plan>(*a_.body, device, fuse);
+    test_ = std::make_unique<Plan>(*a_.other, fuse);
+    body_ = std::make_unique<Plan>(*a_.body, fuse);
     for (int32_t i : a_.body->outputs) bytes_.push_back((*a_.body)[i].layout->bytes());
     for (size_t b : bytes_) state_ += padded(b);
     arena_ = padded(std::max(test_->arena_bytes(), body_->arena_bytes()));
@@ -263,7 +269,9 @@ class WhileKernel final : public RegionKernel {
     for (int64_t t = 0; a_.length < 0 || t < a_.length; ++t) {
       const std::optional<Span> shown = span("step", "trip {}", t);
       test_->run({test_inputs.data(), test_storages.data(), &go, of_test.at(t).data()}, arena, bindings);
-      if (go[0] == std::byte{0} && stopped++) break;
+      std::byte goes_on;
+      backend_.read(&goes_on, go, 1);
+      if (goes_on == std::byte{0} && stopped++) break;
       std::vector<std::byte*> next;
       std::byte* at = call.scratch + (t & 1 ? state_ : 0);
       for (size_t b : bytes_) next.push_back(std::exchange(at, at + padded(b)));
@@ -273,7 +281,7 @@ class WhileKernel final : public RegionKernel {
     }
     for (size_t k = 0; k < results_.size(); ++k) {
       const auto c = static_cast<size_t>(results_[k]);
-      std::memcpy(call.pointers[operands_ + k], test_inputs[c], bytes_[c]);
+      backend_.copy(call.pointers[operands_ + k], test_inputs[c], bytes_[c]);
     }
   }
   std::string form() const override { return "loop"; }
@@ -281,6 +289,7 @@ class WhileKernel final : public RegionKernel {
   std::vector<Body> bodies() const override { return {{"condition", test_.get(), 1}, {"trip", body_.get(), 1}}; }
 
  private:
+  Backend& backend_;
   ControlAttrs a_;
   std::vector<int32_t> results_;
   size_t operands_;
@@ -314,19 +323,20 @@ class SteppedKernel final : public RegionKernel {
  private:
   Tensor at(const RegionCall& call, size_t k) const {
     const Layout* layout = region_.operands[k].layout;
-    return alias(adopt(call.pointers[k], intern({layout->dtype(), {extent_of(*layout)}, {}}), nullptr, nullptr), layout,
-                 0);
+    return alias(
+        adopt(call.pointers[k], intern({layout->dtype(), {extent_of(*layout)}, layout->spec.device}), nullptr, nullptr),
+        layout, 0);
   }
   Region region_;
 };
 
 }  // namespace
 
-std::unique_ptr<RegionKernel> compile_control(const Region& region, Device device, bool fuse) {
+std::unique_ptr<RegionKernel> compile_control(const Region& region, bool fuse) {
   if (disabled("body")) return std::make_unique<SteppedKernel>(region);
-  if (region.op == &scan_op) return std::make_unique<ScanKernel>(region, device, fuse);
-  if (region.op == &cond_op) return std::make_unique<CondKernel>(region, device, fuse);
-  return std::make_unique<WhileKernel>(region, device, fuse);
+  if (region.op == &scan_op) return std::make_unique<ScanKernel>(region, fuse);
+  if (region.op == &cond_op) return std::make_unique<CondKernel>(region, fuse);
+  return std::make_unique<WhileKernel>(region, fuse);
 }
 
 }  // namespace rp

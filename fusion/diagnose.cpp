@@ -33,13 +33,13 @@ namespace {
 
 // The elements at a strided address, packed.
 Tensor packed_at(const std::byte* data, const Layout* layout) {
-  const Layout* flat = intern({layout->dtype(), {extent_of(*layout)}, {}});
+  const Layout* flat = intern({layout->dtype(), {extent_of(*layout)}, layout->spec.device});
   return alias(adopt(const_cast<std::byte*>(data), flat, nullptr, nullptr), layout, 0).clone();
 }
 
 bool differs(const Tensor& expected, const std::byte* data, const Layout* layout) {
   const Tensor want = expected.contiguous(), got = packed_at(data, layout);
-  return first_differing(want.bytes(), got.bytes(), want.numel(), want.dtype()) >= 0;
+  return first_differing(want, got) >= 0;
 }
 
 }  // namespace
@@ -50,8 +50,8 @@ std::optional<Difference> Plan::first_difference(const Frame& frame) const {
   const PrivateInputs for_reference(graph_, frame), inputs(graph_, frame), untouched(graph_, frame);
   const std::vector<Tensor> expected =
       values_of(graph_, for_reference.tensors(), {frame.scalars, static_cast<size_t>(graph_.parameters)});
-  std::vector<std::byte> memory(arena_ + 64);
-  auto* arena = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+  const Tensor memory = allocate_bytes_on(device_of(graph_), arena_);
+  std::byte* const arena = memory.bytes();
   const Frame mine{inputs.inputs(), inputs.storages(), frame.outputs, frame.scalars};
   Bindings bindings;
   resolve(mine, arena, bindings);
@@ -147,7 +147,7 @@ int32_t Plan::first_wrong_op(int member, const Frame& frame, std::byte* arena,
       pointers.push_back(pointers[seen->second]);
       continue;
     }
-    results.push_back(allocate(intern({place.layout->dtype(), {extent_of(*place.layout)}, {}})));
+    results.push_back(allocate(intern({place.layout->dtype(), {extent_of(*place.layout)}, place.layout->spec.device})));
     pointers.push_back(results.back().bytes());
     for (int32_t i : draft.nodes)
       if (homes_.place_of(graph_, i) == place) written.push_back({i, k});
@@ -156,9 +156,8 @@ int32_t Plan::first_wrong_op(int member, const Frame& frame, std::byte* arena,
   for (const ScalarSource& s : all->scalars) scalars.push_back(s.parameter >= 0 ? frame.scalars[s.parameter] : s.bits);
   const std::vector<Storage*> storages(pointers.size(), nullptr);
   const auto kernel = compile_kernel(all->region);
-  std::vector<std::byte> scratch(kernel->scratch_bytes() + 64);
-  auto* aligned = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
-  kernel->run({pointers.data(), scalars.data(), storages.data(), aligned});
+  const Tensor scratch = allocate_bytes_on(device_of(graph_), kernel->scratch_bytes());
+  kernel->run({pointers.data(), scalars.data(), storages.data(), scratch.bytes()});
   std::sort(written.begin(), written.end());
   for (const auto& [node, k] : written)
     if (expected[static_cast<size_t>(node)].defined() &&

@@ -236,6 +236,7 @@ PlanFacts Plan::facts() const {
   PlanFacts f;
   f.reorders = reorders();
   f.notes = graph_.notes;
+  if (replay_) f.notes.push_back(replay_->form());
   for (int32_t i = 0; i < graph_.size(); ++i)
     if (homes_.filled[static_cast<size_t>(i)])
       f.notes.push_back(fmt::format("filled in place: %{} concat{}", i, source_line(graph_[i].loc)));

@@ -27,7 +27,7 @@ int32_t input_index(const Graph& g, int32_t node) {
 class Arena {
  public:
   std::byte* at_least(size_t bytes, Backend& backend) {
-    if (bytes > size_) {
+    if (bytes > size_ || backend_ != &backend) {
       release();
       data_ = backend.allocate(bytes);
       size_ = bytes;
@@ -50,11 +50,8 @@ class Arena {
 
 }  // namespace
 
-Plan::Plan(Graph graph, Device device, bool fuse)
-    : graph_(with_copies_for_concats(legalize(graph))),
-      device_(device),
-      fuse_(fuse),
-      backend_(&engine.backend(device)) {
+Plan::Plan(Graph graph, bool fuse)
+    : graph_(with_copies_for_concats(legalize(graph))), fuse_(fuse), backend_(&engine.backend(device_of(graph_))) {
 #ifndef NDEBUG
   verify(graph_, "legalize");
 #endif
@@ -66,6 +63,7 @@ Plan::Plan(Graph graph, Device device, bool fuse)
   compile_steps();
   lay_out();
   bind();
+  replay_ = backend_->replay();
 }
 
 // A node's elements need a buffer if another region, the caller or a later write wants them.
@@ -215,7 +213,7 @@ void Plan::join_cells() {
 }
 
 std::unique_ptr<RegionKernel> Plan::compile_kernel(const Region& region) const {
-  if (region.kind == RegionKind::control) return compile_control(region, device_, fuse_);
+  if (region.kind == RegionKind::control) return compile_control(region, fuse_);
   return backend_->compile(region);
 }
 
@@ -331,15 +329,16 @@ void Plan::run_step(const Step& step, const Bindings& b, std::byte* arena) const
 
 void Plan::run(const Frame& frame) const {
   struct Memory {
-    Arena arena;
+    Arena arenas[2];  // by kind of device
     Bindings bindings;
     bool busy = false;
   };
   static thread_local Memory shared;
   Memory own;  // for ops of a body that runs op by op, inside another plan
   Memory& memory = shared.busy ? own : shared;
-  std::byte* arena = arena_ ? memory.arena.at_least(arena_, *backend_) : nullptr;
-  if (frame.poison && arena) std::memset(arena, 0xa5, arena_);
+  std::byte* arena =
+      arena_ ? memory.arenas[static_cast<int>(device_of(graph_).kind)].at_least(arena_, *backend_) : nullptr;
+  if (frame.poison && arena) backend_->fill(arena, std::byte{0xa5}, arena_);
   memory.busy = true;
   struct Free {
     bool& busy;
@@ -348,17 +347,23 @@ void Plan::run(const Frame& frame) const {
   run(frame, arena, memory.bindings);
 }
 
+void Plan::run_steps(std::byte* arena, const Bindings& bindings) const {
+  for (const Step& step : steps_) {
+    AtForward at(step.loc);  // an error inside names the op's line
+    run_step(step, bindings, arena);
+  }
+}
+
 void Plan::run(const Frame& frame, std::byte* arena, Bindings& bindings) const {
   resolve(frame, arena, bindings);
   if (frame.times || (!frame.quiet && traced())) [[unlikely]]
     run_watched(bindings, arena, frame);
+  else if (replay_)
+    replay_->run(bindings.pointers, bindings.scalars, [&] { run_steps(arena, bindings); });
   else
-    for (const Step& step : steps_) {
-      AtForward at(step.loc);  // an error inside names the op's line
-      run_step(step, bindings, arena);
-    }
+    run_steps(arena, bindings);
   for (const Twin& t : twins_)
-    if (!planted(Defect::lost_twin)) std::memcpy(frame.outputs[t.to], frame.outputs[t.from], t.bytes);
+    if (!planted(Defect::lost_twin)) backend_->copy(frame.outputs[t.to], frame.outputs[t.from], t.bytes);
   for (int32_t k : written_) ++frame.storages[k]->content;
   launch_stats().kernels += static_cast<int64_t>(steps_.size());
 }

@@ -17,7 +17,7 @@ class PrivateInputs;
 class Plan final : public Executable {
  public:
   /// `fuse` false makes every op a kernel of its own.
-  Plan(Graph graph, Device device, bool fuse = true);
+  explicit Plan(Graph graph, bool fuse = true);
 
   /// What one run's kernels are bound to.
   struct Bindings {
@@ -69,6 +69,7 @@ class Plan final : public Executable {
 
   void resolve(const Frame& frame, std::byte* arena, Bindings& out) const;
   void run_step(const Step& step, const Bindings& bindings, std::byte* arena) const;
+  void run_steps(std::byte* arena, const Bindings& bindings) const;
   void run_watched(const Bindings& bindings, std::byte* arena, const Frame& frame) const;
   std::byte* address_of(const Place& place, const Frame& frame, std::byte* arena) const;
   int32_t first_wrong_op(int member, const Frame& frame, std::byte* arena, const std::vector<Tensor>& expected) const;
@@ -97,7 +98,6 @@ class Plan final : public Executable {
   Operand operand_of(const Place& place);
 
   Graph graph_;
-  Device device_;
   bool fuse_;
   Partition partition_;
   std::vector<bool> stored_;
@@ -113,6 +113,7 @@ class Plan final : public Executable {
   std::vector<int64_t> home_;     // per node: arena offset, or -1 - output
   size_t arena_ = 0, live_ = 0;
   Backend* backend_;
+  std::unique_ptr<Replay> replay_;
 };
 
 }  // namespace rp

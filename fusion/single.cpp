@@ -72,7 +72,7 @@ void run_plan(const Call& call, const Tensor& out) {
   if (it == plans.end()) {
     const std::optional<Span> shown = span("compile", "{}", call.op->name);
     if (plans.size() >= max_plans) plans.clear();
-    it = plans.emplace(key, std::make_unique<Plan>(single_graph(call, layout), layout->spec.device)).first;
+    it = plans.emplace(key, std::make_unique<Plan>(single_graph(call, layout))).first;
   }
   constexpr size_t few = 8;
   std::byte* addresses[few];
@@ -95,11 +95,10 @@ void run_plan(const Call& call, const Tensor& out) {
   inputs[n - 1] = out.bytes();
   owners[n - 1] = out.impl()->storage;
   std::byte* output = out.bytes();
-  it->second->run({inputs, owners, &output, call.scalars.data(), nullptr, false, true});
+  it->second->run(
+      {.inputs = inputs, .storages = owners, .outputs = &output, .scalars = call.scalars.data(), .quiet = true});
 }
 
-std::unique_ptr<Executable> compile(Graph graph, Device device) {
-  return std::make_unique<Plan>(std::move(graph), device, !disabled("fuse"));
-}
+std::unique_ptr<Executable> compile(Graph graph) { return std::make_unique<Plan>(std::move(graph), !disabled("fuse")); }
 
 }  // namespace rp

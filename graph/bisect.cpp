@@ -17,9 +17,7 @@ Tensors values_of(const Graph& g, const Frame& frame) {
   return values_of(g, inputs.tensors(), {frame.scalars, static_cast<size_t>(g.parameters)});
 }
 
-bool same_elements(const Tensor& a, const Tensor& b) {
-  return first_differing(a.bytes(), b.bytes(), a.numel(), a.dtype()) < 0;
-}
+bool same_elements(const Tensor& a, const Tensor& b) { return first_differing(a, b) < 0; }
 
 using Place = std::tuple<std::string, uint32_t, uint32_t>;
 Place place_of(const Loc& loc) { return {loc.file_name(), loc.line(), loc.column()}; }
@@ -73,7 +71,7 @@ Culprit bisect(const Trial& trial) {
   for (size_t on = 0; on <= names.size(); ++on) {
     const Without off({names.begin() + static_cast<std::ptrdiff_t>(on), names.end()});
     Graph g = trial.graph();
-    const std::unique_ptr<Executable> code = engine.compile(g, Device{});
+    const std::unique_ptr<Executable> code = engine.compile(g);
     const int wrong = trial.differs(*code);
     if (wrong < 0) {
       before = std::move(g);

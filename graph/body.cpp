@@ -3,6 +3,7 @@
 #include <mutex>
 #include <utility>
 
+#include "reprise/core/fail.h"
 #include "reprise/core/infer.h"
 #include "reprise/graph/control_call.h"
 #include "reprise/graph/recorder.h"
@@ -22,6 +23,7 @@ struct BodyKey {
 }  // namespace
 
 Tensor Recorder::note_abstract(const Call& call) {
+  if (call.op->kind == Kind::transfer) fail("to: expected one device in a body; move tensors before the control op");
   refs_.clear();
   for (const Tensor* t : call.inputs) refs_.push_back(ref_of(*t));
   if (TraceOp* child = find_child(call)) return defer(call, *child);

@@ -355,6 +355,7 @@ Tensors bounded_while(const WhileCall& w) {
   ScanCall call;
   call.length = w.max_trips;
   call.draws = w.draws;
+  const DeviceScope on(w.carry[0].device());
   call.carry = joined(w.carry, Tensors{full({}, true, DType::boolean)});
   Trie trie;
   TracedBody traced = Recorder::trace(trie, layouts_of(call.carry), [&](const Tensors& in) {

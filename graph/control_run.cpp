@@ -68,7 +68,7 @@ Tensors run_scan(const Call& call, const BodyWatch& watch) {
     const Tensors out = run_graph(*a.body, std::move(in), numbers);
     for (size_t k = 0; k < stacks.size(); ++k)
       if (const Tensor& y = out[carries + k]; y.numel())
-        std::memcpy(step_of(stacks[k], t).bytes(), y.bytes(), y.layout().bytes());
+        engine.backend(y.device()).copy(step_of(stacks[k], t).bytes(), y.bytes(), y.layout().bytes());
     state.assign(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(carries));
   }
   set_apart(state, a.length == 0);
@@ -78,7 +78,7 @@ Tensors run_scan(const Call& call, const BodyWatch& watch) {
 
 bool is_true(const Tensor& t) {
   bool value;
-  std::memcpy(&value, t.bytes(), 1);
+  std::memcpy(&value, HostBytes(t).data(), 1);
   return value;
 }
 

@@ -63,6 +63,8 @@ class Executable {
 
 /// Compares elements bit for bit, all NaNs being equal. Returns the index of the first that differs, -1 if none does.
 int64_t first_differing(const std::byte* a, const std::byte* b, int64_t count, DType dtype);
+/// The same of two contiguous tensors of one dtype and size.
+int64_t first_differing(const Tensor& a, const Tensor& b);
 /// How many of the elements differ.
 int64_t count_differing(const std::byte* a, const std::byte* b, int64_t count, DType dtype);
 

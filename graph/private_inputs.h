@@ -14,11 +14,12 @@ class PrivateInputs {
     for (size_t k = 0; k < g.inputs.size(); ++k) {
       const auto owner = static_cast<size_t>(g.aliases[k]);
       Storage* s = frame.storages[k];
-      if (owner == k)
-        bytes_.emplace_back(s->data, s->data + s->bytes);
-      else
-        bytes_.emplace_back();
-      inputs_.push_back(bytes_[owner].data() + (frame.inputs[k] - s->data));
+      copies_.emplace_back();
+      if (owner == k) {
+        copies_.back() = allocate_bytes_on(s->device, s->bytes);
+        engine.backend(s->device).copy(copies_.back().bytes(), s->data, s->bytes);
+      }
+      inputs_.push_back(copies_[owner].bytes() + (frame.inputs[k] - s->data));
       layouts_.push_back(g[g.inputs[k]].layout);
     }
     storages_.assign(inputs_.size(), nullptr);
@@ -29,14 +30,14 @@ class PrivateInputs {
   Tensors tensors() const {
     Tensors list;
     for (size_t k = 0; k < inputs_.size(); ++k) {
-      const Layout* flat = intern({layouts_[k]->dtype(), {extent_of(*layouts_[k])}, {}});
+      const Layout* flat = intern({layouts_[k]->dtype(), {extent_of(*layouts_[k])}, layouts_[k]->spec.device});
       list.push_back(alias(adopt(inputs_[k], flat, nullptr, nullptr), layouts_[k], 0));
     }
     return list;
   }
 
  private:
-  std::vector<std::vector<std::byte>> bytes_;
+  Tensors copies_;
   std::vector<std::byte*> inputs_;
   std::vector<const Layout*> layouts_;
   std::vector<Storage*> storages_;

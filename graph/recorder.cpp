@@ -198,22 +198,35 @@ Tensor Recorder::record(const Call& call) {
     const Unarmed guard;
     return run_now(call);
   }
+  if (call.op->kind == Kind::transfer) {
+    watch(*call.inputs[0]);
+    flush("a copy to another device");
+    const Unarmed guard;
+    return run_now(call);
+  }
   if (snapshots_ && reads_changed(call)) flush("elements changed through a raw pointer");
   if (current_->depth >= trie_.options.max_pending && call.op->kind != Kind::result) flush("the limit of pending ops");
-  TraceOp* child = state_ == State::matching ? find_known_child(call) : nullptr;
-  if (!child) {
-    refs_.clear();
-    for (const Tensor* t : call.inputs) refs_.push_back(ref_of(*t));
+  TraceOp* child = match(call);
+  const Layout* out = child ? nullptr : infer(call);  // a wrong call throws here and leaves the recording as it was
+  if (out && current_ != &trie_.root && out->spec.device != current_->out->spec.device) {
+    flush("an op on another device");
+    child = match(call);
   }
-  if (state_ == State::matching) {
-    if (child || (child = find_child(call))) {
-      ++trie_.stats.matched;
-      return defer(call, *child);
-    }
-    infer(call);  // a wrong call throws here and leaves the recording as it was
-    diverge(call);
+  if (child) {
+    ++trie_.stats.matched;
+    return defer(call, *child);
   }
-  return record_now(call);
+  if (state_ == State::matching) diverge(call);
+  return record_now(call, out);
+}
+
+// The recorded op that stands where the call does, null if it has no such; then refs_ says what the operands are.
+TraceOp* Recorder::match(const Call& call) {
+  if (state_ == State::matching)
+    if (TraceOp* child = find_known_child(call)) return child;
+  refs_.clear();
+  for (const Tensor* t : call.inputs) refs_.push_back(ref_of(*t));
+  return state_ == State::matching ? find_child(call) : nullptr;
 }
 
 Tensor Recorder::defer(const Call& call, TraceOp& t) {
@@ -242,9 +255,8 @@ Tensor Recorder::defer(const Call& call, TraceOp& t) {
   return y;
 }
 
-Tensor Recorder::record_now(const Call& call) {
+Tensor Recorder::record_now(const Call& call, const Layout* out) {
   const size_t limit = current_ == &trie_.root ? max_root_children : max_children;
-  const Layout* out = infer(call);  // a wrong call throws here, before anything is noted
   if (current_->children.size() >= limit || trie_.leaves >= max_leaves) {
     trie_.note(fmt::format("cut: too many branches after {}; the rest of the segment runs op by op",
                            current_->op ? op_text(*current_) : "the start"));

@@ -106,6 +106,7 @@ class Recorder {
   void drop_roots() noexcept;
   OperandRef ref_of(const Tensor& t);
   OperandRef bind_external(const Tensor& t);
+  TraceOp* match(const Call& call);
   TraceOp* find_child(const Call& call);
   TraceOp* find_known_child(const Call& call);
   bool stands_at(const OperandRef& where, const Tensor& t) const;
@@ -113,7 +114,7 @@ class Recorder {
   Tensor note_abstract(const Call& call);
   std::vector<int32_t> run_abstract(const std::vector<const Layout*>& inputs, const BodyFunction& body);
   std::vector<ExternalSpec> external_specs() const;
-  Tensor record_now(const Call& call);
+  Tensor record_now(const Call& call, const Layout* out);
   TraceOp* add_child(const Call& call, const Layout* out);
   void diverge(const Call& call);
   bool writes_exposed(const Call& call) const;

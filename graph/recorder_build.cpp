@@ -25,7 +25,7 @@ constexpr double most_per_op_ms = 0.2;
 
 std::unique_ptr<Executable> compile(Graph graph, Names allowed) {
   const Allow allow(std::move(allowed));
-  return engine.compile(std::move(graph), Device{});
+  return engine.compile(std::move(graph));
 }
 
 std::future<std::unique_ptr<Executable>> compile_elsewhere(Graph graph, Names allowed) {

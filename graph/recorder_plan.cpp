@@ -135,11 +135,8 @@ namespace {
 struct Copy {
   Storage* storage;
   std::vector<std::byte> bytes;
-  explicit Copy(Storage* s) : storage(s), bytes(s->data, s->data + s->bytes) {}
-  void restore() const {
-    if (!bytes.empty()) std::memcpy(storage->data, bytes.data(), bytes.size());
-    ++storage->content;
-  }
+  explicit Copy(Storage* s) : storage(s), bytes(bytes_of(*s)) {}
+  void restore() const { set_bytes(*storage, bytes); }
 };
 
 void restore(const std::vector<Copy>& copies) {
@@ -164,7 +161,7 @@ std::vector<Copy> copies_of_written(const Graph& g, const std::vector<Storage*>&
 // Flat elements of a storage that a graph writes.
 const Layout* written_layout(const Graph& g, size_t write, const Storage& storage) {
   const DType dtype = g[base_of(g, g.writes[write])].layout->dtype();
-  return intern({dtype, {static_cast<int64_t>(storage.bytes / size_of(dtype))}, {}});
+  return intern({dtype, {static_cast<int64_t>(storage.bytes / size_of(dtype))}, storage.device});
 }
 
 // The largest difference of two results, and the same in relation to the largest element.
@@ -176,7 +173,8 @@ Gap gap(const Tensors& exact, const Tensors& other) {
   Gap result;
   for (size_t i = 0; i < exact.size(); ++i)
     visit_dtype(exact[i].dtype(), [&]<class T>(T) {
-      const T *a = reinterpret_cast<const T*>(exact[i].bytes()), *b = reinterpret_cast<const T*>(other[i].bytes());
+      const HostBytes of_exact(exact[i]), of_other(other[i]);
+      const T *a = of_exact.as<T>(), *b = of_other.as<T>();
       double largest = 0, size = 0;
       for (int64_t k = 0; k < exact[i].numel(); ++k) {
         if (a[k] == b[k] || (a[k] != a[k] && b[k] != b[k])) continue;
@@ -216,19 +214,22 @@ struct Mismatch {
 };
 
 // Where what the plan has left behind differs from the reference; empty if nowhere.
-Mismatch first_mismatch(const Graph& g, const Tensors& kept, const std::vector<std::byte*>& outputs,
-                        const std::vector<Copy>& before, const std::vector<Copy>& reference) {
+Mismatch first_mismatch(const Graph& g, const Tensors& kept, const Tensors& results, const std::vector<Copy>& before,
+                        const std::vector<Copy>& reference) {
   for (size_t j = 0; j < kept.size(); ++j) {
     if (!kept[j].defined()) continue;
     const Layout& layout = kept[j].layout();
-    const int64_t at = first_differing(kept[j].bytes(), outputs[j], layout.numel, layout.dtype());
-    if (at >= 0) return {static_cast<int>(j), mismatch_text("result", layout, kept[j].bytes(), outputs[j], at)};
+    const HostBytes eager(kept[j]), graph(results[j]);
+    const int64_t at = first_differing(eager.data(), graph.data(), layout.numel, layout.dtype());
+    if (at >= 0) return {static_cast<int>(j), mismatch_text("result", layout, eager.data(), graph.data(), at)};
   }
   for (size_t k = 0; k < before.size(); ++k) {
     const Layout& flat = *written_layout(g, k, *before[k].storage);
-    const std::byte *eager = reference[k].bytes.data(), *graph = before[k].storage->data;
-    const int64_t at = first_differing(eager, graph, flat.numel, flat.dtype());
-    if (at >= 0) return {static_cast<int>(kept.size() + k), mismatch_text("written elements", flat, eager, graph, at)};
+    const std::vector<std::byte> graph = bytes_of(*before[k].storage);
+    const std::byte* eager = reference[k].bytes.data();
+    const int64_t at = first_differing(eager, graph.data(), flat.numel, flat.dtype());
+    if (at >= 0)
+      return {static_cast<int>(kept.size() + k), mismatch_text("written elements", flat, eager, graph.data(), at)};
   }
   return {};
 }
@@ -254,22 +255,27 @@ void Recorder::verify_plan(const LeafPlan& plan) {
   pending_ = pending;
   std::vector<Copy> reference;
   for (const Copy& c : before) reference.emplace_back(c.storage);
+  Tensors results;
   const auto with_frame = [&](const Executable& code, const std::function<void(const Frame&)>& use) {
-    Tensors results;
+    results.clear();
     std::vector<std::byte*> outputs;
     for (size_t j = 0; j < plan.live.size(); ++j) {
       results.push_back(allocate(code.output_layout(j)->packed));
       outputs.push_back(results.back().bytes());
-      if (results.back().numel()) std::memset(outputs.back(), 0xa5, results.back().layout().bytes());
+      engine.backend(results.back().device()).fill(outputs.back(), std::byte{0xa5}, results.back().layout().bytes());
     }
     restore(before);
-    use({bound_inputs_.data(), bound_storages_.data(), outputs.data(), scalars_.data(), nullptr, true});
+    use({.inputs = bound_inputs_.data(),
+         .storages = bound_storages_.data(),
+         .outputs = outputs.data(),
+         .scalars = scalars_.data(),
+         .poison = true});
   };
   const auto mismatch = [&](const Executable& code) {
     Mismatch found;
     with_frame(code, [&](const Frame& frame) {
       code.run(frame);
-      found = first_mismatch(g, kept, {frame.outputs, frame.outputs + kept.size()}, before, reference);
+      found = first_mismatch(g, kept, results, before, reference);
     });
     return found;
   };
@@ -308,7 +314,7 @@ std::vector<std::string> Recorder::differences(const CompileWith& compile) {
     for (size_t k = 0; k < before.size(); ++k) {
       const Layout* flat = written_layout(g, k, *before[k].storage);
       list.push_back(allocate(flat));
-      std::memcpy(list.back().bytes(), before[k].storage->data, flat->bytes());
+      engine.backend(flat->spec.device).copy(list.back().bytes(), before[k].storage->data, flat->bytes());
     }
     return list;
   };
@@ -341,6 +347,10 @@ int64_t first_differing(const std::byte* a, const std::byte* b, int64_t count, D
     }
     return -1;
   });
+}
+
+int64_t first_differing(const Tensor& a, const Tensor& b) {
+  return first_differing(HostBytes(a).data(), HostBytes(b).data(), a.numel(), a.dtype());
 }
 
 int64_t count_differing(const std::byte* a, const std::byte* b, int64_t count, DType dtype) {

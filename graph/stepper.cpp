@@ -120,7 +120,7 @@ class Copies {
  public:
   void see(const Tensor& t) {
     Storage* s = t.impl()->storage;
-    if (s->data) known_.try_emplace(s, s->data, s->data + s->bytes);
+    if (s->data && !known_.count(s)) known_.emplace(s, bytes_of(*s));
   }
   // A tensor of the same layout over the copy; tensors that shared a storage share it.
   Tensor copy_of(const Tensor& t) {
@@ -129,7 +129,7 @@ class Copies {
     if (!whole.defined()) {
       const auto element = size_of(t.dtype());
       whole = allocate(intern({t.dtype(), {static_cast<int64_t>(bytes.size() / element)}, t.device()}));
-      if (!bytes.empty()) std::memcpy(whole.bytes(), bytes.data(), bytes.size());
+      set_bytes(*whole.impl()->storage, bytes);
     }
     return alias(whole, t.impl()->layout, t.impl()->offset);
   }

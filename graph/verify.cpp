@@ -40,7 +40,7 @@ void add_gradients(Outcome& o) {
     });
   }
   if (o.leaves.empty()) return;
-  for (const Tensor& t : outputs) seeds.push_back(full(t.shape(), 1, t.dtype()));
+  for (const Tensor& t : outputs) seeds.push_back(ones_like(t));
   try {
     o.gradients = grad(outputs, o.leaves, {.allow_unused = true, .seeds = seeds});
   } catch (const Error&) {  // the function has walked this tape itself
@@ -108,8 +108,9 @@ class Verifier {
       Storage* s = t.impl()->storage;
       if (!s->data || s->bytes <= size_of(t.dtype()) || std::find(done.begin(), done.end(), s) != done.end()) continue;
       done.push_back(s);
-      std::rotate(s->data, s->data + size_of(t.dtype()), s->data + s->bytes);
-      ++s->content;
+      std::vector<std::byte> bytes = bytes_of(*s);
+      std::rotate(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(size_of(t.dtype())), bytes.end());
+      set_bytes(*s, bytes);
     }
   }
 

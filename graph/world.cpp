@@ -20,7 +20,8 @@ Observation observed(std::string label, const Tensor& t) {
   o.dtype = t.dtype();
   o.shape = t.shape();
   const auto bytes = static_cast<size_t>(packed.numel()) * size_of(o.dtype);
-  if (bytes) o.bytes.assign(packed.bytes(), packed.bytes() + bytes);
+  const HostBytes elements(packed);
+  if (bytes) o.bytes.assign(elements.data(), elements.data() + bytes);
   return o;
 }
 
@@ -71,7 +72,7 @@ void World::see_elements(const Tensor& t) {
   for (Elements& e : elements_)
     if (e.handle.impl()->storage == s) return e.uses.note(call_);
   const Layout* all = intern({t.dtype(), {static_cast<int64_t>(s->bytes / size_of(t.dtype()))}, t.device()});
-  elements_.push_back({storage_view(s, all), {s->data, s->data + s->bytes}, s->history != nullptr});
+  elements_.push_back({storage_view(s, all), bytes_of(*s), s->history != nullptr});
   elements_.back().uses.note(call_);
 }
 
@@ -90,8 +91,7 @@ void World::see(const Tensor& t) {
 void World::restore() const {
   for (const Elements& e : elements_) {
     Storage* s = e.handle.impl()->storage;
-    if (!e.bytes.empty()) std::memcpy(s->data, e.bytes.data(), e.bytes.size());
-    ++s->content;
+    set_bytes(*s, e.bytes);
     if (!e.written && s->history) engine.drop_history(std::exchange(s->history, nullptr));
   }
   for (const Leaf& l : leaves_) l.leaf.set_grad(l.grad);

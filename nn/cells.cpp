@@ -43,6 +43,7 @@ bool GatedCell::begin(const Tensor& x) const {
       fail("{}: expected {} inputs, got {}", name_, input_weight().size(0), to_string(x.spec()));
     return false;
   }
+  const DeviceScope on(x.device());
   make(input_weight_, {x.size(1), gates_ * units_}, by_gate(weights_.input_init, gates_));
   make(recurrent_weight_, {carried_, gates_ * units_}, by_gate(weights_.recurrent_init, gates_));
   if (bias_) make(*bias_, {gates_ * units_}, by_gate(weights_.bias_init, gates_));
@@ -52,7 +53,8 @@ bool GatedCell::begin(const Tensor& x) const {
 Tensor GatedCell::zero_state(int64_t batch, int64_t width) const { return zeros({batch, width}, weights_.dtype); }
 
 void GatedCell::make(Lazy place, const Shape& shape, const Init& init) const {
-  create(place, shape, [&](const Shape& s) { return init(s).to(weights_.dtype); });
+  const Device device = input_weight().defined() ? input_weight().device() : default_device();
+  create(place, shape, [&](const Shape& s) { return init(s).to(weights_.dtype); }, device);
 }
 
 }  // namespace detail

@@ -79,6 +79,8 @@ class Gather : public BatchStream {
     out.clear();
     for (const Rows& rows : rows_) out.push_back(copy(rows, first, count));
     if (!plan_.maps.empty()) apply_maps(out);
+    const NoGrad no_grad;
+    for (Tensor& t : out) t = t.to(plan_.device);
     ++index_;
     return true;
   }
@@ -186,10 +188,10 @@ int64_t DatasetPlan::batches() const {
 DatasetPlan plan_dataset(Tensors sources, const Loc& loc) {
   At at(loc);
   DatasetPlan plan;
+  plan.device = default_device();
   for (const Tensor& t : sources) {
     if (t.rank() == 0) fail("dataset: samples lie along axis 0, got {} without axes", to_string(t.spec()));
-    if (t.device().kind != DeviceKind::cpu) fail("dataset: samples must be in host memory");
-    plan.sources.push_back(t.detach());
+    plan.sources.push_back(t.detach().to(Device::cpu()));
     if (t.shape()[0] != plan.samples()) {
       fail("dataset: the tensors differ in the number of samples: {} and {}", to_string(sources[0].spec()),
            to_string(t.spec()));

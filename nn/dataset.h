@@ -18,6 +18,7 @@ struct DatasetPlan {
   Tensors sources;
   bool shuffled = false, drop_last = false;
   uint64_t seed = 0;
+  Device device;
   int64_t batch = 0;  // 0: single samples without an axis for the batch
   int prefetch = 0;
   std::vector<std::function<Tensors(const Tensors&)>> maps;
@@ -85,6 +86,13 @@ class Dataset {
       Batch<N> out{call(std::make_index_sequence<N>())};
       return Tensors(out.begin(), out.end());
     });
+    return d;
+  }
+  /// Puts every batch, once the maps are done, on a device (without this: what was the default when the data set was
+  /// made); with `prefetch` the thread copies it there ahead. The samples stay in host memory.
+  Dataset to(Device device) const {
+    Dataset d = *this;
+    d.plan_.device = device;
     return d;
   }
   /// Lets a thread prepare up to `count` batches ahead; what it throws is thrown by the loop. 0 turns it off.

@@ -38,8 +38,8 @@ Tensor Dense::operator()(In x) const {
   if (!value(weight_).defined()) {
     if (x->rank() == 0) fail("dense: expected at least one axis, got {}", to_string(x->spec()));
     const int64_t inputs = x->size(-1);
-    create(weight_, {inputs, units_}, options_.weight_init ? options_.weight_init : bounded_by(inputs));
-    if (bias_) create(*bias_, {units_}, options_.bias_init ? options_.bias_init : bounded_by(inputs));
+    create(weight_, {inputs, units_}, options_.weight_init ? options_.weight_init : bounded_by(inputs), x->device());
+    if (bias_) create(*bias_, {units_}, options_.bias_init ? options_.bias_init : bounded_by(inputs), x->device());
   }
   return linear(x, value(weight_), bias_ ? value(*bias_) : Tensor());
 }
@@ -61,8 +61,8 @@ Tensor Conv2D::operator()(In x) const {
     const int64_t channels = x->size(options_.format == DataFormat::nchw ? 1 : 3);
     const Shape shape{filters_, channels, kernel_.h, kernel_.w};
     Init init = bounded_by(channels * kernel_.h * kernel_.w);
-    create(weight_, shape, init);
-    if (bias_) create(*bias_, {filters_}, init);
+    create(weight_, shape, init, x->device());
+    if (bias_) create(*bias_, {filters_}, init, x->device());
   }
   return conv2d(x, value(weight_), bias_ ? value(*bias_) : Tensor(), options_);
 }
@@ -96,10 +96,10 @@ Tensor BatchNorm::operator()(In x) const {
   }
   const int64_t channels = x->size(axis);
   if (!value(scale_).defined()) {
-    create(scale_, {channels}, init::ones());
-    create(shift_, {channels}, init::zeros());
-    create(mean_, {channels}, init::zeros());
-    create(variance_, {channels}, init::ones());
+    create(scale_, {channels}, init::ones(), x->device());
+    create(shift_, {channels}, init::zeros(), x->device());
+    create(mean_, {channels}, init::zeros(), x->device());
+    create(variance_, {channels}, init::ones(), x->device());
   }
   Tensor scale = value(scale_), shift = value(shift_), running_mean = value(mean_), running_variance = value(variance_);
   if (!training()) return batch_norm(x, running_mean, running_variance, scale, shift, axis, options_.eps);
@@ -127,8 +127,8 @@ Tensor LayerNorm::operator()(In x) const {
   const Scope scope(*this, x.loc);
   if (!value(scale_).defined()) {
     if (x->rank() == 0) fail("layer_norm: expected at least one axis, got {}", to_string(x->spec()));
-    create(scale_, {x->size(-1)}, init::ones());
-    create(shift_, {x->size(-1)}, init::zeros());
+    create(scale_, {x->size(-1)}, init::ones(), x->device());
+    create(shift_, {x->size(-1)}, init::zeros(), x->device());
   }
   return layer_norm(x, value(scale_), value(shift_), eps_);
 }

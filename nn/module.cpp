@@ -136,6 +136,25 @@ void Module::train(bool on) const { set_training(*state_, on); }
 
 bool Module::training() const { return state_->training; }
 
+void Module::to(Device device, Loc loc) const {
+  At at(loc);
+  NamedTensors all = parameters();
+  for (auto& named : buffers()) all.push_back(std::move(named));
+  std::erase_if(all, [&](const auto& named) { return named.second.device() == device; });
+  for (const auto& [name, t] : all)
+    if (!is_movable(t)) fail("to: somebody holds a view of \"{}\", which cannot move to {}", name, to_string(device));
+  const NoGrad silent;
+  for (const auto& [name, t] : all) {
+    if (const Tensor g = t.grad(); g.defined()) {
+      t.set_grad(Tensor());
+      move_elements(t, device);
+      t.set_grad(g.to(device));
+    } else {
+      move_elements(t, device);
+    }
+  }
+}
+
 std::string Module::summary() const {
   NamedTensors all = parameters();
   size_t name_width = 5, shape_width = 5;
@@ -207,7 +226,8 @@ Module::Lazy Module::lazy_buffer(const std::string& name, Loc loc) const {
 
 Tensor Module::value(Lazy place) const { return state_->entries[place.index_].tensor; }
 
-Tensor Module::create(Lazy place, const Shape& shape, const Init& init) const {
+Tensor Module::create(Lazy place, const Shape& shape, const Init& init, Device device) const {
+  const DeviceScope on(device);
   Entry& entry = state_->entries[place.index_];
   if (entry.tensor.defined()) fail("module: \"{}\" already has a value", entry.name);
   Tensor value = initialised(entry.name, shape, init);

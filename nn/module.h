@@ -42,6 +42,9 @@ class Module {
   /// Switches this module and its children between training and use; they begin in training.
   void train(bool on = true) const;
   bool training() const;
+  /// Moves all parameters, their gradients and buffers to a device; those that exist later are made where the input
+  /// lies. Handles stay valid. Throws if somebody holds a view of one, before anything has moved.
+  void to(Device device, Loc loc = Loc::current()) const;
   /// A table of the parameters: name, shape, count.
   std::string summary() const;
 
@@ -92,7 +95,8 @@ class Module {
   Lazy lazy_buffer(const std::string& name, Loc loc = Loc::current()) const;
   /// The tensor in a reserved place, undefined until it has been created.
   Tensor value(Lazy place) const;
-  Tensor create(Lazy place, const Shape& shape, const Init& init) const;
+  /// Creates it, where the layer's input lies.
+  Tensor create(Lazy place, const Shape& shape, const Init& init, Device device) const;
 
  private:
   Tensor add_param(const std::string& name, const Tensor& value, const Loc& loc) const;

@@ -102,6 +102,8 @@ void Optimizer::step(Loc loc) {
   if (!checked_) check_registered();
   checked_ = true;
   for (Slot& slot : slots_) {
+    for (Tensor* state : {&slot.first, &slot.second})  // follows its parameter to another device
+      if (state->defined()) *state = state->to(slot.param.device());
     if (Tensor g = slot.param.grad(); g.defined()) update(slot, std::move(g));
   }
 }

@@ -16,6 +16,7 @@ Tensor before_end(const Tensor& lengths, int64_t steps, int64_t batch) {
     fail("recurrent: expected integer lengths of {} sequences, got {}", batch, to_string(lengths.spec()));
   for (int64_t length : lengths.to_vector<int64_t>())
     if (length < 0 || length > steps) fail("recurrent: expected lengths from 0 to {} steps, got {}", steps, length);
+  const DeviceScope on(lengths.device());
   return arange(steps).unsqueeze(1) < lengths.unsqueeze(0);
 }
 

@@ -53,6 +53,7 @@ class Recurrent : public Module {
   /// cell's own initial state.
   Sequence<State> operator()(In x, const Tensor& lengths = {}, const std::optional<State>& initial = {}) const {
     const Scope scope(*this, x.loc);
+    const DeviceScope on(x->device());
     const Tensor xs = detail::steps_first(x, options_.batch_first);
     const int64_t batch = xs.size(1);
     const State first = initial ? *initial : cell_.initial_state(batch);

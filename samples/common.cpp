@@ -4,6 +4,9 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <numbers>
+
+#include "reprise/samples/data.h"
 
 namespace samples {
 namespace {
@@ -12,6 +15,7 @@ void declare(CLI::App& app, Options& o) {
   app.add_option("--mode", o.mode, "eager, graph or verify")
       ->check(CLI::IsMember({"eager", "graph", "verify"}))
       ->capture_default_str();
+  app.add_option("--device", o.device, "cpu or cuda")->capture_default_str();
   app.add_option("--seed", o.seed, "of the weights and of the order of the data")->capture_default_str();
   app.add_option("--losses", o.losses, "a file for the bits of every loss");
   app.add_option("--report", o.report, "an HTML file that tells how the captured step ran");
@@ -43,6 +47,7 @@ int run(int argc, char** argv, const std::string& about, Options defaults,
   }
   try {
     rp::ModeGuard mode(rp::parse_mode(defaults.mode));
+    const rp::DeviceScope on(rp::parse_device(defaults.device));
     rp::manual_seed(defaults.seed);
     sample(defaults);
     return 0;
@@ -64,6 +69,26 @@ LossLog::~LossLog() {
 
 void LossLog::add(const rp::Tensor& loss) {
   if (file_) std::fprintf(file_, "%08x\n", std::bit_cast<uint32_t>(loss.item<float>()));
+}
+
+void train_on_text(const Options& options, int64_t length,
+                   const std::function<rp::Tensor(const rp::Tensor& text, const rp::Tensor& next)>& step) {
+  auto loader = text_pieces(options.data, length).shuffle(options.seed).batch(options.batch, true);
+  LossLog log(options.losses);
+  rp::Progress progress("train", options.steps);
+  for (int i = 0; i < options.steps;) {
+    for (auto [text, next] : loader) {
+      const rp::Tensor loss = step(text, next);
+      log.add(loss);
+      progress.step();
+      if (++i % 50 == 0 || i == options.steps) {
+        progress.clear();
+        std::printf("step %d: %.3f bits per character\n", i, loss.item<float>() / std::numbers::ln2);
+      }
+      if (i == options.steps) break;
+    }
+  }
+  progress.clear();
 }
 
 std::string write(std::string text, int count, const std::function<rp::Tensor(const rp::Tensor&)>& read) {

@@ -12,6 +12,7 @@ namespace samples {
 /// A sample's options; the values it passes to `run` are the defaults. Those left empty or 0 are not offered.
 struct Options {
   std::string mode = "graph";  ///< eager, graph or verify
+  std::string device = "cpu";  ///< cpu or cuda
   uint64_t seed = 1;
   int epochs = 0;
   int steps = 0;
@@ -40,6 +41,12 @@ class LossLog {
  private:
   std::FILE* file_ = nullptr;
 };
+
+/// Trains for `options.steps` batches of pieces of text, `length` characters each, and prints the bits per character
+/// now and then. `step` is given the characters and those that follow them, both i32 [batch, length], and returns the
+/// loss.
+void train_on_text(const Options& options, int64_t length,
+                   const std::function<rp::Tensor(const rp::Tensor& text, const rp::Tensor& next)>& step);
 
 /// Continues a text by `count` characters, each drawn from the distribution that `read` predicts. It is given one
 /// character after the other, i32 [1], and returns the logits of the next, [1, characters].

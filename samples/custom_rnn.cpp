@@ -1,9 +1,7 @@
 // A recurrent network with a cell of the user's own learns to write licences, character by character.
 #include <cstdio>
-#include <numbers>
 
 #include "reprise/samples/common.h"
-#include "reprise/samples/data.h"
 #include "reprise/samples/models.h"
 
 using rp::Tensor;
@@ -22,9 +20,6 @@ std::string write(const samples::CharRnn& net, const std::string& text, int coun
 }
 
 void train(const samples::Options& options) {
-  auto data = samples::text_pieces(options.data, steps_in_time);
-  auto loader = data.shuffle(options.seed).batch(options.batch, true);
-
   samples::CharRnn net(characters);
   rp::Adam opt(net, {.lr = 2e-3});
   auto step = rp::capture([&](const Tensor& text, const Tensor& next) {
@@ -35,21 +30,7 @@ void train(const samples::Options& options) {
     return loss;
   });
 
-  samples::LossLog log(options.losses);
-  rp::Progress progress("train", options.steps);
-  for (int i = 0; i < options.steps;) {
-    for (auto [text, next] : loader) {
-      Tensor loss = step(text, next);
-      log.add(loss);
-      progress.step();
-      if (++i % 50 == 0 || i == options.steps) {
-        progress.clear();
-        std::printf("step %d: %.3f bits per character\n", i, loss.item<float>() / std::numbers::ln2);
-      }
-      if (i == options.steps) break;
-    }
-  }
-  progress.clear();
+  samples::train_on_text(options, steps_in_time, step);
   if (!options.report.empty()) step.report(options.report);
   std::printf("%s", net.summary().c_str());
   std::printf("---\n%s\n---\n", write(net, "The ", 200).c_str());

@@ -1,11 +1,9 @@
 // A small decoder learns to write licences, character by character.
 #include <algorithm>
 #include <cstdio>
-#include <numbers>
 #include <string>
 
 #include "reprise/samples/common.h"
-#include "reprise/samples/data.h"
 #include "reprise/samples/transformer.h"
 
 using rp::Tensor;
@@ -30,9 +28,6 @@ std::string write(const samples::Decoder& net, std::string text, int count) {
 }
 
 void train(const samples::Options& options) {
-  auto data = samples::text_pieces(options.data, decoder.steps);
-  auto loader = data.shuffle(options.seed).batch(options.batch, true);
-
   samples::Decoder net(decoder);
   rp::AdamW opt(net, {.lr = 1e-3});
   auto step = rp::capture([&](const Tensor& text, const Tensor& next) {
@@ -43,21 +38,7 @@ void train(const samples::Options& options) {
     return loss;
   });
 
-  samples::LossLog log(options.losses);
-  rp::Progress progress("train", options.steps);
-  for (int i = 0; i < options.steps;) {
-    for (auto [text, next] : loader) {
-      Tensor loss = step(text, next);
-      log.add(loss);
-      progress.step();
-      if (++i % 50 == 0 || i == options.steps) {
-        progress.clear();
-        std::printf("step %d: %.3f bits per character\n", i, loss.item<float>() / std::numbers::ln2);
-      }
-      if (i == options.steps) break;
-    }
-  }
-  progress.clear();
+  samples::train_on_text(options, decoder.steps, step);
   if (!options.report.empty()) step.report(options.report);
   std::printf("%s", net.summary().c_str());
   std::printf("---\n%s\n---\n", write(net, "This licence ", 200).c_str());

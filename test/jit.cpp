@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <filesystem>
 #include <fstream>
 #include <random>
 #include <string>
@@ -354,17 +355,16 @@ void try_programs(uint32_t first_seed, int count, int most_steps, int most_opera
 /// The lines of a disassembly of code, or nothing where there is no objdump.
 std::vector<std::string> disassemble(const std::string& code) {
   if (std::system("objdump --version >/dev/null 2>&1") != 0) return {};
-  char name[] = "/tmp/reprise-jit-XXXXXX";
-  close(mkstemp(name));
+  std::string name = (std::filesystem::temp_directory_path() / "reprise-jit-XXXXXX").string();
+  close(mkstemp(name.data()));
   std::ofstream(name) << code;
-  FILE* const pipe =
-      popen(("objdump -D -b binary -m i386:x86-64 -w --no-show-raw-insn " + std::string(name)).c_str(), "r");
+  FILE* const pipe = popen(("objdump -D -b binary -m i386:x86-64 -w --no-show-raw-insn " + name).c_str(), "r");
   REQUIRE(pipe);
   std::vector<std::string> lines;
   for (char line[512]; std::fgets(line, sizeof line, pipe);)
     if (std::strchr(line, ':') && std::strchr(line, '\t')) lines.emplace_back(line);
   CHECK(pclose(pipe) == 0);
-  unlink(name);
+  unlink(name.c_str());
   return lines;
 }
 

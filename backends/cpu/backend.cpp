@@ -1,5 +1,6 @@
 #include "reprise/backends/cpu/backend.h"
 
+#include <algorithm>
 #include <cstring>
 #include <deque>
 #include <mutex>
@@ -33,6 +34,9 @@ class CpuBackend final : public Backend {
   std::byte* allocate(size_t bytes) override { return allocate_bytes(bytes); }
   void release(std::byte* data, size_t bytes) noexcept override { release_bytes(data, bytes); }
   void copy(std::byte* to, const std::byte* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void fill(std::byte* to, std::byte value, size_t bytes) override { std::fill_n(to, bytes, value); }
+  void read(std::byte* host, const std::byte* from, size_t bytes) override { std::memcpy(host, from, bytes); }
+  void write(std::byte* to, const std::byte* host, size_t bytes) override { std::memcpy(to, host, bytes); }
   void synchronize() override {}
   Kernel find(const Op& op, DType dtype, std::string* why) override { return find_kernel(op, dtype, why); }
 

@@ -176,6 +176,7 @@ std::string_view excuse(std::string_view op) {
       {"scan", "runs a graph: tested against the loop it stands for"},
       {"cond", "runs a graph: tested against the branch taken"},
       {"while_loop", "runs a graph: tested against the loop it stands for"},
+      {"transfer", "copies between devices: tested where there are two"},
       {"result", "names a result of a control op: nothing is computed"},
   };
   const auto it = reasons.find(op);

@@ -201,6 +201,7 @@ Tensor where(In condition, const Operand& a, const Operand& b) {
     const DType dtype = a.scalar.kind == K::real || b.scalar.kind == K::real         ? DType::f32
                         : a.scalar.kind == K::integer || b.scalar.kind == K::integer ? DType::i64
                                                                                      : DType::boolean;
+    const DeviceScope on(condition->device());
     const Tensor first = full({}, a.scalar, dtype);
     const Operand choice(first, condition.loc);
     return elementwise(where_op, {&m, &choice, &b}, Promote::same);

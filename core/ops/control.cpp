@@ -17,9 +17,8 @@ void check_counts(const ShapeCall& c, const Graph* body, size_t inputs, size_t o
     fail("{}: expected a body of {} inputs and {} outputs", c.op.name, inputs, outputs);
 }
 
-const Layout* token() {
-  static const Layout* layout = intern({DType::f32, {0}, {}});
-  return layout;
+const Layout* token(const ShapeCall& c) {
+  return intern({DType::f32, {0}, c.inputs.empty() ? default_device() : c.inputs[0]->spec.device});
 }
 
 const Layout* scan_shape(const ShapeCall& c) {
@@ -37,7 +36,7 @@ const Layout* scan_shape(const ShapeCall& c) {
     const Layout* got = sliced ? step_layout(c.inputs[i]) : c.inputs[i];
     check_layout(c, *a.body, i, got);
   }
-  return token();
+  return token(c);
 }
 
 const Layout* branch_shape(const ShapeCall& c) {
@@ -47,7 +46,7 @@ const Layout* branch_shape(const ShapeCall& c) {
     check_counts(c, branch, c.inputs.size() - 1, static_cast<size_t>(a.results));
     for (size_t i = 1; i < c.inputs.size(); ++i) check_layout(c, *branch, i - 1, c.inputs[i]);
   }
-  return token();
+  return token(c);
 }
 
 const Layout* while_shape(const ShapeCall& c) {
@@ -60,7 +59,7 @@ const Layout* while_shape(const ShapeCall& c) {
   for (size_t i = 0; i < carries + closed; ++i) check_layout(c, *a.other, i, c.inputs[i]);
   for (size_t i = 0; i < a.body->inputs.size(); ++i)
     check_layout(c, *a.body, i, c.inputs[i < carries ? i : i + closed]);
-  return token();
+  return token(c);
 }
 
 }  // namespace

@@ -139,6 +139,7 @@ Tensor one_hot(In indices, int64_t classes, DType dtype) {
   At at(indices.loc);
   check_indices("one_hot", indices);
   if (classes < 0) fail("one_hot: expected a number of classes, got {}", classes);
+  const DeviceScope on(indices->device());
   return cast(indices->unsqueeze(-1) == arange(classes, 0, 1, indices->dtype()), dtype);
 }
 
@@ -180,6 +181,7 @@ Tensor pad(In x, const Dims& before, const Dims& after, Scalar value) {
       fail("pad: expected no negative entry, got {} and {}", to_string(before), to_string(after));
     shape[i] += before[i] + after[i];
   }
+  const DeviceScope on(x->device());
   const Tensor y = full(shape, value, x->dtype());
   Tensor inner = y;
   for (int i = 0; i < shape.rank(); ++i) inner = inner.slice(i, before[i], before[i] + x->shape()[i]);

@@ -76,7 +76,7 @@ constinit const Op bernoulli_op = random("bernoulli", 1, bernoulli_meaning, prob
 constinit thread_local Generator thread_generator;
 
 Call draw(const Op& op, const Shape& shape, DType dtype) {
-  const Layout* spec = intern({dtype, shape, {}});
+  const Layout* spec = intern({dtype, shape, default_device()});
   if (spec->numel >> 32) fail("{}: at most 2^32 elements at once, got {}", op.name, to_string(shape));
   Generator& g = generator();
   Call c{.op = &op, .inputs = {}, .attrs = SpecAttrs{spec}};
@@ -142,6 +142,7 @@ Tensor dropout(In x, double p, bool training) {
   At at(x.loc);
   if (!(p >= 0 && p < 1)) fail("dropout: expected a probability in [0, 1), got {}", p);
   if (!training || p == 0) return x;
+  const DeviceScope on(x->device());
   return where(bernoulli(x->shape(), 1 - p), x.tensor * (1 / (1 - p)), 0);
 }
 

@@ -20,6 +20,8 @@ Tensors cast_gradient(const GradCall& c) {
 
 Value cast_meaning(std::span<const Value> v, const Attrs&, Type out) { return v[0].builder->convert(v[0], out); }
 
+Tensors transfer_gradient(const GradCall& c) { return {c.dy().to(c.input_spec(0).device)}; }
+
 Value identity(std::span<const Value> v, const Attrs&, Type) { return v[0]; }
 
 // start + step * index, all in the result's type
@@ -53,6 +55,11 @@ constinit const Op cast_op{.name = "cast",
                            .gradient = {cast_gradient},
                            .fields = CastAttrs::fields,
                            .samples = {.booleans = true}};
+static constinit const Op transfer_op{.name = "transfer",
+                                      .kind = Kind::transfer,
+                                      .shape = given_spec,
+                                      .gradient = {transfer_gradient},
+                                      .fields = SpecAttrs::fields};
 static constinit const Op arange_op{.name = "arange",
                                     .kind = Kind::pointwise,
                                     .operands = 2,
@@ -61,7 +68,7 @@ static constinit const Op arange_op{.name = "arange",
                                     .fields = SpecAttrs::fields};
 
 Entries structure_entries() {
-  static constexpr const Op* entries[] = {&input_op, &write_op, &full_op, &copy_op, &cast_op, &arange_op};
+  static constexpr const Op* entries[] = {&input_op, &write_op, &full_op, &copy_op, &cast_op, &transfer_op, &arange_op};
   return entries;
 }
 
@@ -69,14 +76,17 @@ Entries structure_entries() {
 
 Tensor full(const Shape& shape, Scalar value, DType dtype, Loc loc) {
   At at(loc);
-  Call c{.op = &full_op, .inputs = {}, .attrs = SpecAttrs{intern({dtype, shape, {}})}, .scalar_mask = 1};
+  Call c{.op = &full_op, .inputs = {}, .attrs = SpecAttrs{intern({dtype, shape, default_device()})}, .scalar_mask = 1};
   add_scalar(c.scalars, value, dtype);
   return apply(c);
 }
 
 Tensor zeros(const Shape& shape, DType dtype, Loc loc) { return full(shape, 0, dtype, loc); }
 Tensor ones(const Shape& shape, DType dtype, Loc loc) { return full(shape, 1, dtype, loc); }
-Tensor full_like(In x, Scalar value) { return full(x->shape(), value, x->dtype(), x.loc); }
+Tensor full_like(In x, Scalar value) {
+  const DeviceScope on(x->device());
+  return full(x->shape(), value, x->dtype(), x.loc);
+}
 Tensor zeros_like(In x) { return full_like(x, 0); }
 Tensor ones_like(In x) { return full_like(x, 1); }
 Tensor scalar(Scalar value, DType dtype, Loc loc) { return full({}, value, dtype, loc); }
@@ -85,7 +95,8 @@ Tensor arange(int64_t count, Scalar start, Scalar step, DType dtype, Loc loc) {
   At at(loc);
   if (count < 0 || count >= int64_t{1} << 31) fail("arange: expected a count in [0, 2^31), got {}", count);
   if (dtype == DType::boolean) fail("arange: expected a number dtype, got bool");
-  Call c{.op = &arange_op, .inputs = {}, .attrs = SpecAttrs{intern({dtype, {count}, {}})}, .scalar_mask = 3};
+  Call c{
+      .op = &arange_op, .inputs = {}, .attrs = SpecAttrs{intern({dtype, {count}, default_device()})}, .scalar_mask = 3};
   add_scalar(c.scalars, start, dtype);
   add_scalar(c.scalars, step, dtype);
   return apply(c);
@@ -94,10 +105,11 @@ Tensor arange(int64_t count, Scalar start, Scalar step, DType dtype, Loc loc) {
 template <class T>
 Tensor tensor(std::span<const T> values, const Shape& shape, Loc loc) {
   At at(loc);
-  Tensor t = allocate(intern({dtype_of<T>(), shape, {}}));
+  Tensor t = allocate(intern({dtype_of<T>(), shape, default_device()}));
   if (static_cast<int64_t>(values.size()) != t.numel())
     fail("tensor: expected {} values for shape {}, got {}", t.numel(), to_string(shape), values.size());
-  if (!values.empty()) std::memcpy(t.bytes(), values.data(), values.size_bytes());
+  if (!values.empty())
+    engine.backend(t.device()).write(t.bytes(), reinterpret_cast<const std::byte*>(values.data()), values.size_bytes());
   return t;
 }
 
@@ -129,6 +141,13 @@ Tensor cast(In x, DType dtype) {
 
 Tensor Tensor::to(DType dtype, Loc loc) const { return cast(In(*this, loc), dtype); }
 
+Tensor Tensor::to(Device device, Loc loc) const {
+  At at(loc);
+  if (this->device() == device) return *this;
+  engine.backend(device);  // says why it cannot be used
+  return call(transfer_op, {this}, SpecAttrs{intern({dtype(), shape(), device})});
+}
+
 Tensor Tensor::clone(Loc loc) const {
   At at(loc);
   layout();
@@ -142,11 +161,12 @@ Tensor Tensor::contiguous(Loc loc) const {
 
 const Tensor& Tensor::copy_(const Tensor& source, Loc loc) const {
   At at(loc);
-  Tensor value = source.to(dtype());
+  Tensor value = source.to(device(), loc).to(dtype(), loc);
   if (broadcast("copy_", value.shape(), shape()) != shape())
     fail("copy_: {} does not fit into {}", rp::to_string(source.spec()), rp::to_string(spec()));
   value = value.expand(shape());
-  if (source.dtype() == dtype()) {  // a cast result is a fresh tensor: nothing to copy twice
+  if (source.dtype() == dtype() &&
+      source.device() == device()) {  // a fresh tensor is a fresh tensor: nothing to copy twice
     const Tensor* inputs[] = {&value};
     apply_into(*this, {.op = &copy_op, .inputs = inputs});
   } else {
