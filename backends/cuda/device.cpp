@@ -5,48 +5,62 @@ namespace {
 
 std::string version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
-/// Whether there is a device: asks for nothing that needs one.
+/// Whether there is a device, and why not. What an installation decides is found out once; a call that fails for
+/// another reason is made again the next time.
 class Availability {
  public:
-  Availability() noexcept {
+  struct Answer {
+    int count = 0;
+    std::string why;
+    bool known = true;
+  };
+
+  Answer answer() noexcept {
+    const std::lock_guard lock(mutex_);
+    if (answer_.known) return answer_;
     try {
-      why_ = look();
+      runtime();
     } catch (const std::exception& e) {
-      why_ = e.what();
+      return answer_ = {0, e.what()};
     }
-    if (!why_.empty()) count_ = 0;
+    try {
+      answer_ = look(runtime());
+    } catch (const std::exception& e) {
+      answer_ = {0, e.what(), false};
+    }
+    return answer_;
   }
-  int count() const { return count_; }
-  const std::string& why() const { return why_; }
 
  private:
-  std::string look() {
-    const Runtime& cuda = runtime();
-    int driver = 0, own = 0;
-    check(cuda.cudaDriverGetVersion.raw(&driver), "cudaDriverGetVersion");
-    if (driver == 0) return "no NVIDIA driver is installed (libcuda.so.1): install one, and see that nvidia-smi works";
-    const cudaError_t status = cuda.cudaGetDeviceCount.raw(&count_);
+  /// Asks for nothing that needs a device.
+  static Answer look(const Runtime& cuda) {
+    int driver = 0, own = 0, count = 0;
+    cuda.cudaDriverGetVersion(&driver);
+    if (driver == 0)
+      return {0, "no NVIDIA driver is installed (libcuda.so.1): install one, and see that nvidia-smi works"};
+    const cudaError_t status = cuda.cudaGetDeviceCount.raw(&count);
     if (status == cudaErrorInsufficientDriver) {
       cuda.cudaRuntimeGetVersion(&own);
-      return fmt::format("the driver is for CUDA {} and the runtime is {}: install a driver for CUDA {} or newer",
-                         version_text(driver), version_text(own), own / 1000);
+      return {0, fmt::format("the driver is for CUDA {} and the runtime is {}: install a driver for CUDA {} or newer",
+                             version_text(driver), version_text(own), own / 1000)};
     }
-    if (status == cudaErrorNoDevice || (status == cudaSuccess && count_ == 0))
-      return "the driver offers no device: see what nvidia-smi lists, and whether CUDA_VISIBLE_DEVICES hides it";
+    if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0))
+      return {0, "the driver offers no device: see what nvidia-smi lists, and whether CUDA_VISIBLE_DEVICES hides it"};
     check(status, "cudaGetDeviceCount");
-    return "";
+    return {count, ""};
   }
 
-  int count_ = 0;
-  std::string why_;
+  std::mutex mutex_;
+  Answer answer_{0, {}, false};
 };
 
 Lazy<Availability> availability;
 Lazy<Device> first_device;
 
 void expect_device(int index) {
-  if (!is_available()) fail("cuda: {}", why_not());
-  if (index < 0 || index >= device_count()) fail("cuda: expected a device below {}, got {}", device_count(), index);
+  const Availability::Answer answer = availability.get().answer();
+  if (answer.count == 0) fail("cuda: {}", answer.why);
+  if (index < 0 || index >= answer.count) fail("cuda: expected a device below {}, got {}", answer.count, index);
 }
 
 cudaDeviceProp properties_of(int index) {
@@ -59,8 +73,8 @@ cudaDeviceProp properties_of(int index) {
 }  // namespace
 
 bool is_available() noexcept { return device_count() > 0; }
-std::string why_not() { return availability.get().why(); }
-int device_count() noexcept { return availability.get().count(); }
+std::string why_not() { return availability.get().answer().why; }
+int device_count() noexcept { return availability.get().answer().count; }
 
 std::string device_name(int device) { return properties_of(device).name; }
 

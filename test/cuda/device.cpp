@@ -126,7 +126,10 @@ void put_device(cuda::Runtime& table) {
 
 struct Device::Installed {
   explicit Installed(const DeviceOptions& options) : own(options) {
-    state = &own;
+    if (std::exchange(state, &own)) {
+      std::fputs("the fake device: there is one already\n", stderr);
+      std::abort();
+    }
     put_device(runtime);
     put_memory(runtime);
     put_streams(runtime);

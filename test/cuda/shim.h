@@ -95,7 +95,7 @@ struct Entry<Function> {
 
 }  // namespace rp_shim
 
-extern "C" __attribute__((visibility("default"))) inline const rp_shim::Thread** rp_shim_connect(
+extern "C" __attribute__((visibility("default"), used)) inline const rp_shim::Thread** rp_shim_connect(
     const rp_shim::Services* services) {
   rp_shim::services = services;
   return &rp_shim::now;
@@ -104,8 +104,7 @@ extern "C" __attribute__((visibility("default"))) inline const rp_shim::Thread**
 // One of these follows the text for each of its kernels.
 #define RP_SHIM_KERNEL(name, max_threads)                                                               \
   extern "C" __attribute__((visibility("default"), used)) const rp_shim::Kernel rp_shim_kernel_##name = \
-      rp_shim::Entry<name>::kernel(max_threads);                                                        \
-  auto* const rp_shim_keep_##name [[gnu::used]] = &rp_shim_connect;
+      rp_shim::Entry<name>::kernel(max_threads);
 
 #define threadIdx (rp_shim::now->index)
 #define blockIdx (rp_shim::now->block->index)
