@@ -23,6 +23,8 @@ constexpr std::array table{
     Switch{"REPRISE_JIT", "0: fused loops run as compiled-in tile kernels instead of generated machine code"},
     Switch{"REPRISE_ISA", "vector instructions of kernels: avx2 or avx512; default: the widest that the processor has"},
     Switch{"REPRISE_THREADS", "threads that kernels may use; default: one per core"},
+    Switch{"REPRISE_CUDA_PATH", "folders, separated by colons, in which the libraries of CUDA are looked for first"},
+    Switch{"REPRISE_CUDA_CACHE", "the folder for compiled CUDA kernels; default: reprise in the user's cache folder"},
     Switch{"REPRISE_DISABLE", "rewrites to leave out, by name, separated by commas: see docs/verify.md"},
     Switch{"REPRISE_NAN", "1: the op that makes the first NaN or Inf throws an error that names it"},
     Switch{"REPRISE_PROFILE", "1: the kernels of captured functions are timed, for their reports"},

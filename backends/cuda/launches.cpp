@@ -1,0 +1,23 @@
+#include "reprise/backends/cuda/launches.h"
+
+namespace rp::cuda {
+
+const Function& LazyFunction::get() const {
+  const Function* f = function_.load(std::memory_order_acquire);
+  if (!f) {
+    f = &function_of(text_());
+    function_.store(f, std::memory_order_release);
+  }
+  return *f;
+}
+
+void PlannedLaunch::run(const RegionCall& call) const {
+  static thread_local ArgsBytes filled;
+  filled = args;
+  for (const auto& [at, operand] : operands) filled.set(at, call.pointers[operand]);
+  for (const auto& [at, offset] : scratch) filled.set(at, call.scratch + offset);
+  if (scalars) filled.set(scalars_at, call.scalars, scalars * sizeof(uint64_t));
+  launch(function->get(), how, filled.bytes());
+}
+
+}  // namespace rp::cuda

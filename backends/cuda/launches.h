@@ -1,0 +1,38 @@
+#pragma once
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "reprise/backends/cuda/kernel_text.h"
+#include "reprise/backends/cuda/module.h"
+#include "reprise/core/backend.h"
+
+namespace rp::cuda {
+
+/// A function whose text is written and compiled when it is first launched.
+class LazyFunction {
+ public:
+  explicit LazyFunction(std::function<std::string()> text) : text_(std::move(text)) {}
+  const Function& get() const;
+
+ private:
+  std::function<std::string()> text_;
+  mutable std::atomic<const Function*> function_ = nullptr;
+};
+
+/// A launch of which all is known but addresses and scalars.
+struct PlannedLaunch {
+  std::shared_ptr<const LazyFunction> function{};
+  Launch how{};
+  ArgsBytes args{};
+  std::vector<std::pair<size_t, size_t>> operands{};  // where in the args, and which of the call
+  std::vector<std::pair<size_t, size_t>> scratch{};   // where in the args, and how far into the scratch
+  size_t scalars_at = 0, scalars = 0;
+
+  void run(const RegionCall& call) const;
+};
+
+}  // namespace rp::cuda

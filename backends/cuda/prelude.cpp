@@ -1,0 +1,231 @@
+#include "reprise/backends/cuda/prelude.h"
+
+namespace rp::cuda {
+
+constexpr std::string_view prelude = R"text(
+typedef unsigned char u8;
+typedef int i32;
+typedef unsigned u32;
+typedef long long i64;
+typedef unsigned long long u64;
+typedef float f32;
+typedef double f64;
+
+#ifdef RP_SHIM
+inline char* shared_memory() { return rp_shim::shared_memory(); }
+#else
+extern __shared__ uint4 dynamic_shared_memory[];
+__device__ __forceinline__ char* shared_memory() { return (char*)dynamic_shared_memory; }
+#endif
+
+__device__ __forceinline__ u32 bits_of(i32 x) { return (u32)x; }
+__device__ __forceinline__ u64 bits_of(i64 x) { return (u64)x; }
+__device__ __forceinline__ u32 bits_of(f32 x) { return __float_as_uint(x); }
+__device__ __forceinline__ u64 bits_of(f64 x) { return (u64)__double_as_longlong(x); }
+__device__ __forceinline__ f32 f32_of(u32 bits) { return __uint_as_float(bits); }
+__device__ __forceinline__ f64 f64_of(u64 bits) { return __longlong_as_double((i64)bits); }
+
+// The greatest code stays, whichever thread comes first.
+__device__ __forceinline__ void raise_error(int* word, int code) { atomicMax(word, code); }
+
+// ---- integers wrap; a quotient by zero is zero ----
+
+__device__ __forceinline__ u32 high_product(u32 a, u32 b) { return __umulhi(a, b); }
+__device__ __forceinline__ u64 high_product(u64 a, u64 b) { return __umul64hi(a, b); }
+
+__device__ __forceinline__ i32 wrap_add(i32 a, i32 b) { return (i32)((u32)a + (u32)b); }
+__device__ __forceinline__ i64 wrap_add(i64 a, i64 b) { return (i64)((u64)a + (u64)b); }
+__device__ __forceinline__ i32 wrap_sub(i32 a, i32 b) { return (i32)((u32)a - (u32)b); }
+__device__ __forceinline__ i64 wrap_sub(i64 a, i64 b) { return (i64)((u64)a - (u64)b); }
+__device__ __forceinline__ i32 wrap_mul(i32 a, i32 b) { return (i32)((u32)a * (u32)b); }
+__device__ __forceinline__ i64 wrap_mul(i64 a, i64 b) { return (i64)((u64)a * (u64)b); }
+__device__ __forceinline__ i32 wrap_neg(i32 a) { return (i32)(0 - (u32)a); }
+__device__ __forceinline__ i64 wrap_neg(i64 a) { return (i64)(0 - (u64)a); }
+__device__ __forceinline__ i32 wrap_abs(i32 a) { return a < 0 ? wrap_neg(a) : a; }
+__device__ __forceinline__ i64 wrap_abs(i64 a) { return a < 0 ? wrap_neg(a) : a; }
+__device__ __forceinline__ i32 wrap_div(i32 a, i32 b) { return b == 0 ? 0 : b == -1 ? wrap_neg(a) : a / b; }
+__device__ __forceinline__ i64 wrap_div(i64 a, i64 b) { return b == 0 ? 0 : b == -1 ? wrap_neg(a) : a / b; }
+__device__ __forceinline__ i32 wrap_rem(i32 a, i32 b) { return b == 0 || b == -1 ? 0 : a % b; }
+__device__ __forceinline__ i64 wrap_rem(i64 a, i64 b) { return b == 0 || b == -1 ? 0 : a % b; }
+
+// ---- floating numbers to integers: towards zero; the least integer for what does not fit ----
+
+template <class T>
+__device__ __forceinline__ i32 to_i32(T x) {
+  return x >= (T)-2147483648.0 && x < (T)2147483648.0 ? (i32)x : -2147483647 - 1;
+}
+template <class T>
+__device__ __forceinline__ i64 to_i64(T x) {
+  const T bound = (T)9223372036854775808.0;
+  return x >= -bound && x < bound ? (i64)x : -9223372036854775807LL - 1;
+}
+
+// ---- how reductions combine; a NaN stays ----
+
+struct Sum {
+  template <class T>
+  __device__ __forceinline__ static T identity() { return 0; }
+  __device__ __forceinline__ static f32 of(f32 a, f32 b) { return a + b; }
+  __device__ __forceinline__ static f64 of(f64 a, f64 b) { return a + b; }
+  __device__ __forceinline__ static i32 of(i32 a, i32 b) { return wrap_add(a, b); }
+  __device__ __forceinline__ static i64 of(i64 a, i64 b) { return wrap_add(a, b); }
+};
+struct Product {
+  template <class T>
+  __device__ __forceinline__ static T identity() { return 1; }
+  __device__ __forceinline__ static f32 of(f32 a, f32 b) { return a * b; }
+  __device__ __forceinline__ static f64 of(f64 a, f64 b) { return a * b; }
+  __device__ __forceinline__ static i32 of(i32 a, i32 b) { return wrap_mul(a, b); }
+  __device__ __forceinline__ static i64 of(i64 a, i64 b) { return wrap_mul(a, b); }
+};
+
+template <class T> struct Range;
+template <> struct Range<f32> {
+  __device__ __forceinline__ static f32 least() { return f32_of(0xff800000u); }
+  __device__ __forceinline__ static f32 most() { return f32_of(0x7f800000u); }
+};
+template <> struct Range<f64> {
+  __device__ __forceinline__ static f64 least() { return f64_of(0xfff0000000000000ull); }
+  __device__ __forceinline__ static f64 most() { return f64_of(0x7ff0000000000000ull); }
+};
+template <> struct Range<i32> {
+  __device__ __forceinline__ static i32 least() { return -2147483647 - 1; }
+  __device__ __forceinline__ static i32 most() { return 2147483647; }
+};
+template <> struct Range<i64> {
+  __device__ __forceinline__ static i64 least() { return -9223372036854775807ll - 1; }
+  __device__ __forceinline__ static i64 most() { return 9223372036854775807ll; }
+};
+
+struct Max {
+  template <class T>
+  __device__ __forceinline__ static T identity() { return Range<T>::least(); }
+  template <class T>
+  __device__ __forceinline__ static T of(T a, T b) { return a != a ? a : a > b ? a : b; }
+};
+struct Min {
+  template <class T>
+  __device__ __forceinline__ static T identity() { return Range<T>::most(); }
+  template <class T>
+  __device__ __forceinline__ static T of(T a, T b) { return a != a ? a : a < b ? a : b; }
+};
+
+// The combination of 16 threads' values, lane i with lane i + 8, then 4, 2, 1; every one of the 16 gets it. The whole
+// warp calls it.
+template <class Combine, class T>
+__device__ __forceinline__ T combine_lanes(T value) {
+#pragma unroll
+  for (u32 apart = 8; apart; apart /= 2) value = Combine::of(value, __shfl_down_sync(0xffffffffu, value, apart, 16));
+  return __shfl_sync(0xffffffffu, value, 0, 16);
+}
+
+// The combination of each leaf of 4096 values, by 16 threads each that go through it in order: into parts[0], parts[1]
+// and so on. Threads from 16 * `first` on take part, for up to `leaves` leaves, an even number: whole warps.
+template <class Combine, class T>
+__device__ __forceinline__ void combine_leaves(const T* values, u32 count, T* parts, u32 first, u32 leaves) {
+  const u32 leaf = threadIdx.x / 16 - first, lane = threadIdx.x % 16;
+  if (leaf >= leaves) return;
+  const u32 begin = leaf * 4096, end = begin + 4096 < count ? begin + 4096 : count;
+  T value = Combine::template identity<T>();
+#pragma unroll 8
+  for (u32 i = begin + lane; i < end; i += 16) value = Combine::of(value, values[i]);
+  value = combine_lanes<Combine>(value);
+  if (lane == 0 && begin < count) parts[leaf] = value;
+}
+
+// The combination of `count` leaves: neighbours, then neighbours of those. It ends in the first value. All threads of
+// the block call it, when the values are there.
+template <class Combine, class T>
+__device__ __forceinline__ void combine_parts(T* parts, u32 count) {
+  for (u32 apart = 1; apart < count; apart *= 2) {
+    for (u32 i = threadIdx.x * 2 * apart; i + apart < count; i += blockDim.x * 2 * apart)
+      parts[i] = Combine::of(parts[i], parts[i + apart]);
+    __syncthreads();
+  }
+}
+
+// The same of parts in global memory, `results` values apart, for several results side by side: a thread gets that of
+// its place. `shared` has room for count * places values.
+template <class Combine, class T>
+__device__ __forceinline__ T combine_apart(const T* parts, u32 count, u64 results, bool inside, u32 places, T* shared) {
+  const u32 place = threadIdx.x % places, height = blockDim.x / places, y = threadIdx.x / places;
+  if (inside && y < height)
+    for (u32 i = y; i < count; i += height) shared[i * places + place] = parts[i * results];
+  __syncthreads();
+  for (u32 apart = 1; apart < count; apart *= 2) {
+    if (inside && y < height)
+      for (u32 i = y * 2 * apart; i + apart < count; i += height * 2 * apart)
+        shared[i * places + place] = Combine::of(shared[i * places + place], shared[(i + apart) * places + place]);
+    __syncthreads();
+  }
+  const T value = shared[place];
+  __syncthreads();
+  return value;
+}
+
+// The combination of 16 lanes that lie `step` values apart.
+template <class Combine, class T>
+__device__ __forceinline__ T combine_column(const T* lanes, u32 step) {
+  T value[16];
+#pragma unroll
+  for (u32 i = 0; i < 16; ++i) value[i] = lanes[i * step];
+#pragma unroll
+  for (u32 apart = 8; apart; apart /= 2)
+#pragma unroll
+    for (u32 i = 0; i < apart; ++i) value[i] = Combine::of(value[i], value[i + apart]);
+  return value[0];
+}
+
+// ---- vectors: n elements that lie together, aligned as a whole (to 16 bytes at most) ----
+
+template <class T, u32 n>
+struct alignas(sizeof(T) * n < 16 ? sizeof(T) * n : 16) Vector {
+  T at[n];
+  __device__ __forceinline__ T& operator[](u32 i) { return at[i]; }
+};
+template <u32 n, class T>
+__device__ __forceinline__ Vector<T, n> load_vector(const T* from) {
+  return *(const Vector<T, n>*)from;
+}
+template <class T, u32 n>
+__device__ __forceinline__ void store_vector(T* to, Vector<T, n> v) {
+  *(Vector<T, n>*)to = v;
+}
+// The first `count` elements of a vector; the others are copies of the first, or are left alone.
+template <u32 n, class T>
+__device__ __forceinline__ Vector<T, n> load_part(const T* from, u32 count) {
+  Vector<T, n> v;
+#pragma unroll
+  for (u32 i = 0; i < n; ++i) v[i] = from[i < count ? i : 0];
+  return v;
+}
+template <class T, u32 n>
+__device__ __forceinline__ void store_part(T* to, Vector<T, n> v, u32 count) {
+#pragma unroll
+  for (u32 i = 0; i < n; ++i)
+    if (i < count) to[i] = v[i];
+}
+
+// ---- several tensors in one launch ----
+
+// Which of them a block works on: the last of `count`, a power of two, whose blocks start no later.
+__device__ __forceinline__ u32 member_of(const u32* first_block, u32 count, u32 block) {
+  u32 member = 0;
+  for (u32 half = count / 2; half; half /= 2)
+    if (first_block[member + half] <= block) member += half;
+  return member;
+}
+
+// ---- division by a number that is known before the launch, of numbers below 2^31 or 2^63 ----
+
+template <class Index>
+struct Divisor {
+  Index value, multiplier, shift;
+};
+template <class Index>
+__device__ __forceinline__ Index quotient(Index n, Divisor<Index> by) {
+  return (high_product(n, by.multiplier) + n) >> by.shift;
+}
+)text";
+
+}  // namespace rp::cuda

@@ -1,0 +1,18 @@
+#pragma once
+// One kernel for each kind of region: text for the device, and how it is launched.
+#include <memory>
+
+#include "reprise/core/backend.h"
+#include "reprise/fusion/region.h"
+
+namespace rp::cuda {
+
+std::unique_ptr<RegionKernel> compile_map(const Region& region);
+std::unique_ptr<RegionKernel> compile_rows(const Region& region);
+std::unique_ptr<RegionKernel> compile_columns(const Region& region);
+std::unique_ptr<RegionKernel> compile_copy(const Region& region);
+std::unique_ptr<RegionKernel> compile_gemm(const Region& region);
+std::unique_ptr<RegionKernel> compile_conv(const Region& region);
+std::unique_ptr<RegionKernel> compile_call(const Region& region);
+
+}  // namespace rp::cuda
