@@ -2,7 +2,7 @@
 #include "reprise/core/engine.h"
 
 #include "reprise/backends/cpu/backend.h"
-#include "reprise/core/fail.h"
+#include "reprise/backends/cuda/backend.h"
 #include "reprise/eager/run.h"
 #include "reprise/eager/tape.h"
 #include "reprise/fusion/single.h"
@@ -13,8 +13,7 @@ namespace rp {
 namespace {
 
 Backend& backend(Device device) {
-  if (device.kind != DeviceKind::cpu) fail("device: expected the CPU, the only device of this build");
-  return cpu_backend();
+  return device.kind == DeviceKind::cpu ? cpu_backend() : cuda_backend(device);
 }
 
 }  // namespace

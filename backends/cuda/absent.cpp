@@ -1,4 +1,5 @@
 // In place of the backend where the toolkit's headers were not found.
+#include "reprise/backends/cuda/backend.h"
 #include "reprise/backends/cuda/cuda.h"
 #include "reprise/core/fail.h"
 
@@ -20,3 +21,9 @@ void trim_memory() {}
 void synchronize() { fail("cuda: {}", why_not()); }
 
 }  // namespace rp::cuda
+
+namespace rp {
+
+Backend& cuda_backend(Device device) { fail("device: {} cannot be used: {}", to_string(device), cuda::why_not()); }
+
+}  // namespace rp

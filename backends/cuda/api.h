@@ -76,6 +76,7 @@ struct Runtime : Table {
   RP_ENTRY(cudaGraphExecDestroy);
   RP_ENTRY(cudaGraphExecKernelNodeSetParams);
   RP_ENTRY(cudaGraphExecMemcpyNodeSetParams1D);
+  RP_ENTRY(cudaGraphExecMemsetNodeSetParams);
   RP_ENTRY(cudaGraphUpload);
   RP_ENTRY(cudaGraphLaunch);
   RP_ENTRY(cudaStreamBeginCapture);

@@ -1,8 +1,7 @@
 #include <array>
-#include <utility>
 
 #include "reprise/backends/cuda/api.h"
-#include "reprise/backends/cuda/module.h"
+#include "reprise/backends/cuda/launch_list.h"
 #include "reprise/backends/cuda/stream.h"
 
 namespace rp::cuda {
@@ -11,10 +10,7 @@ void launch(const Function& f, const Launch& how, std::span<const std::byte> arg
   if (args.size() != f.argument_bytes()) [[unlikely]]
     fail("{}: expected {} bytes of arguments, got {}", f.name(), f.argument_bytes(), args.size());
   if (how.blocks == 0) return;
-  if (auto* const list = Recording::list()) {
-    list->push_back({&f, how, {args.begin(), args.end()}});
-    return;
-  }
+  if (LaunchList* const list = LaunchList::active()) return list->add(f, how, args);
   f.allow(how);
   std::array<cudaLaunchAttribute, 2> attributes{};
   cudaLaunchConfig_t config{};
@@ -34,8 +30,5 @@ void launch(const Function& f, const Launch& how, std::span<const std::byte> arg
   void* parameters[] = {const_cast<std::byte*>(args.data())};
   runtime().cudaLaunchKernelExC(&config, f.handle(), parameters);
 }
-
-Recording::Recording(std::vector<Queued>& list) : outer_(std::exchange(list_, &list)) {}
-Recording::~Recording() { list_ = outer_; }
 
 }  // namespace rp::cuda

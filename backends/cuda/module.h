@@ -14,6 +14,7 @@ struct Launch {
   size_t shared_bytes = 0;
   bool cooperative = false;
   uint32_t cluster = 1;
+  bool operator==(const Launch&) const = default;
 };
 
 /// A kernel of our own, loaded on the device.
@@ -59,34 +60,8 @@ const Function& function_of(const std::string& text);
 std::string kernel_name(const std::string& text);
 std::string whole_source(const std::string& text);
 
-/// Queues it on the compute stream, or adds it to the list being recorded. `args` is the bytes of the text's Args; they
+/// Queues it on the compute stream, or adds it to the thread's active LaunchList. `args` is the bytes of the text's Args; they
 /// are copied. No blocks are nothing to do.
 void launch(const Function& f, const Launch& how, std::span<const std::byte> args);
-
-/// What a thread would have queued on the compute stream: a launch, or a copy on the device where `function` is null.
-struct Queued {
-  const Function* function = nullptr;
-  Launch how{};
-  std::vector<std::byte> args{};
-  std::byte* to = nullptr;
-  const std::byte* from = nullptr;
-  size_t bytes = 0;
-};
-
-/// While it lives, what this thread would queue is appended to a list instead, and what would have to wait for the
-/// device is an Error.
-class Recording {
- public:
-  explicit Recording(std::vector<Queued>& list);
-  ~Recording();
-  Recording(const Recording&) = delete;
-
-  /// The list of this thread, or null.
-  static std::vector<Queued>* list() { return list_; }
-
- private:
-  static inline constinit thread_local std::vector<Queued>* list_ = nullptr;
-  std::vector<Queued>* outer_;
-};
 
 }  // namespace rp::cuda

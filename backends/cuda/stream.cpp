@@ -2,7 +2,7 @@
 
 #include "reprise/backends/cuda/device.h"
 #include "reprise/backends/cuda/errors.h"
-#include "reprise/backends/cuda/module.h"
+#include "reprise/backends/cuda/launch_list.h"
 #include "reprise/backends/cuda/staging.h"
 
 namespace rp::cuda {
@@ -23,13 +23,11 @@ cudaStream_t compute_stream() { return streams.get().compute; }
 cudaStream_t copy_stream() { return streams.get().copy; }
 
 void copy(std::byte* to, const std::byte* from, size_t bytes, Direction direction) {
-  auto* const recorded = Recording::list();
-  if (recorded && direction != Direction::on_device)
-    fail("cuda: expected no copy between host and device while work is recorded");
   if (bytes == 0) return;
-  if (recorded)
-    recorded->push_back({.to = to, .from = from, .bytes = bytes});
-  else if (direction == Direction::on_device)
+  LaunchList* const list = LaunchList::active();
+  if (list && direction == Direction::on_device) return list->add_copy(to, from, bytes);
+  if (list) list->leave(direction == Direction::to_host ? "the host reads a value" : "the host writes a value");
+  if (direction == Direction::on_device)
     runtime().cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, compute_stream());
   else if (direction == Direction::to_device)
     uploads.get().copy(to, from, bytes);
@@ -39,8 +37,14 @@ void copy(std::byte* to, const std::byte* from, size_t bytes, Direction directio
   }
 }
 
+void fill(std::byte* to, std::byte value, size_t bytes) {
+  if (bytes == 0) return;
+  if (LaunchList* const list = LaunchList::active()) return list->add_fill(to, value, bytes);
+  runtime().cudaMemsetAsync(to, std::to_integer<int>(value), bytes, compute_stream());
+}
+
 void synchronize() {
-  if (Recording::list()) fail("cuda: expected no wait for the device while work is recorded");
+  if (LaunchList* const list = LaunchList::active()) list->leave("the host waits");
   if (!is_available()) fail("cuda: {}", why_not());
   const Streams* const made = streams.get_if();
   if (!made) return;

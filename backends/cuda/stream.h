@@ -19,4 +19,7 @@ enum class Direction : uint8_t { to_device, to_host, on_device };
 /// be any.
 void copy(std::byte* to, const std::byte* from, size_t bytes, Direction direction);
 
+/// Sets each byte, in order with what is queued on the compute stream.
+void fill(std::byte* to, std::byte value, size_t bytes);
+
 }  // namespace rp::cuda

@@ -169,6 +169,15 @@ cudaError_t set_copy(cudaGraphExec_t exec, cudaGraphNode_t node, void* to, const
   return cudaSuccess;
 }
 
+cudaError_t set_fill(cudaGraphExec_t exec, cudaGraphNode_t node, const cudaMemsetParams* p) {
+  Work* const work = work_of(exec, node, Work::Kind::fill);
+  if (!work) return cudaErrorInvalidValue;
+  const Work changed{.kind = Work::Kind::fill, .to = p->dst, .bytes = p->width, .value = static_cast<int>(p->value)};
+  if (const cudaError_t wrong = state->check(changed); wrong != cudaSuccess) return wrong;
+  *work = changed;
+  return cudaSuccess;
+}
+
 cudaError_t upload(cudaGraphExec_t exec, cudaStream_t stream) {
   return exec_of(exec) && state->stream(stream) ? cudaSuccess : cudaErrorInvalidValue;
 }
@@ -203,6 +212,7 @@ void put_graphs(cuda::Runtime& table) {
   put<destroy_exec>(table.cudaGraphExecDestroy);
   put<set_kernel>(table.cudaGraphExecKernelNodeSetParams);
   put<set_copy>(table.cudaGraphExecMemcpyNodeSetParams1D);
+  put<set_fill>(table.cudaGraphExecMemsetNodeSetParams);
   put<upload>(table.cudaGraphUpload);
   put<launch>(table.cudaGraphLaunch);
 }

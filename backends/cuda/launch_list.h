@@ -1,0 +1,63 @@
+#pragma once
+// What a plan asks of the device, as a list: it is launched piece by piece, or made into a CUDA graph that is launched
+// at once.
+#include <span>
+#include <string>
+#include <vector>
+
+#include "reprise/backends/cuda/module.h"
+
+namespace rp::cuda {
+
+class LaunchList {
+ public:
+  enum class Kind : uint8_t { kernel, copy, fill };
+  struct Work {
+    Kind kind;
+    const Function* function = nullptr;
+    Launch how{};
+    size_t args = 0, args_bytes = 0;  // in the list's bytes
+    std::byte* to = nullptr;
+    const std::byte* from = nullptr;
+    size_t bytes = 0;
+    std::byte value{};
+  };
+
+  /// The list that the calling thread's launches, copies and fills go to, null if they go to the device.
+  static LaunchList* active();
+
+  /// While it lives, a list is active on the calling thread.
+  class Scope {
+   public:
+    explicit Scope(LaunchList& list);
+    ~Scope();
+    Scope(const Scope&) = delete;
+  };
+
+  void add(const Function& function, const Launch& how, std::span<const std::byte> args);
+  void add_copy(std::byte* to, const std::byte* from, size_t bytes);
+  void add_fill(std::byte* to, std::byte value, size_t bytes);
+
+  /// Something is about to happen that no list can hold (a read on the host, say): what is listed is launched now, and
+  /// the rest of the scope goes to the device at once.
+  void leave(std::string why);
+  /// Why it was left; empty if it was not.
+  const std::string& left() const { return left_; }
+
+  void clear();
+  const std::vector<Work>& works() const { return works_; }
+  std::span<const std::byte> args(const Work& work) const { return {args_.data() + work.args, work.args_bytes}; }
+  /// Puts everything on the compute stream, piece by piece.
+  void launch() const;
+  /// The same kernels and transfers on as many blocks and bytes, though on other addresses and numbers.
+  bool same_shape(const LaunchList& other) const;
+  /// Whether piece `i`, of the same shape in both, has the same addresses and numbers.
+  bool same_work(const LaunchList& other, size_t i) const;
+
+ private:
+  std::vector<Work> works_;
+  std::vector<std::byte> args_;
+  std::string left_;
+};
+
+}  // namespace rp::cuda

@@ -1,0 +1,198 @@
+#include "reprise/backends/cuda/replay.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+
+#include "reprise/backends/cuda/api.h"
+#include "reprise/backends/cuda/launch_list.h"
+#include "reprise/backends/cuda/stream.h"
+#include "reprise/core/switches.h"
+
+namespace rp::cuda {
+namespace {
+
+constexpr size_t least_nodes = 3, most_nodes = 20'000;
+
+cudaKernelNodeParams kernel_params(const LaunchList& list, const LaunchList::Work& w, void** argument) {
+  cudaKernelNodeParams p{};
+  *argument = const_cast<std::byte*>(list.args(w).data());
+  p.func = const_cast<void*>(w.function->handle());
+  p.gridDim = {w.how.blocks, 1, 1};
+  p.blockDim = {w.how.threads, 1, 1};
+  p.sharedMemBytes = static_cast<unsigned>(w.how.shared_bytes);
+  p.kernelParams = argument;
+  return p;
+}
+
+cudaMemsetParams fill_params(const LaunchList::Work& w) {
+  cudaMemsetParams p{};
+  p.dst = w.to;
+  p.value = std::to_integer<unsigned>(w.value);
+  p.elementSize = 1;
+  p.width = w.bytes;
+  p.height = 1;
+  return p;
+}
+
+// A list made into a graph, with the list as the graph has it.
+class Graph {
+ public:
+  explicit Graph(const LaunchList& list) : list_(list) {
+    const Runtime& cuda = runtime();
+    cuda.cudaGraphCreate(&graph_, 0);
+    try {
+      for (const LaunchList::Work& w : list_.works()) nodes_.push_back(add(w));
+      cuda.cudaGraphInstantiate(&exec_, graph_, 0);
+    } catch (...) {
+      cuda.cudaGraphDestroy.raw(graph_);
+      throw;
+    }
+  }
+  ~Graph() {
+    runtime().cudaGraphExecDestroy.raw(exec_);
+    runtime().cudaGraphDestroy.raw(graph_);
+  }
+  Graph(const Graph&) = delete;
+
+  size_t size() const { return nodes_.size(); }
+  bool fits(const LaunchList& list) const { return list.same_shape(list_); }
+
+  // Tells nodes what is new in a list of the same shape; returns how many were told.
+  int update(const LaunchList& list) {
+    int told = 0;
+    for (size_t i = 0; i < nodes_.size(); ++i) {
+      if (list.same_work(list_, i)) continue;
+      tell(list, i);
+      ++told;
+    }
+    if (told) list_ = list;
+    return told;
+  }
+
+  void launch() const { runtime().cudaGraphLaunch(exec_, compute_stream()); }
+
+ private:
+  cudaGraphNode_t add(const LaunchList::Work& w) {
+    const Runtime& cuda = runtime();
+    const cudaGraphNode_t* before = nodes_.empty() ? nullptr : &nodes_.back();
+    const size_t count = nodes_.empty() ? 0 : 1;
+    cudaGraphNode_t node{};
+    if (w.kind == LaunchList::Kind::kernel) {
+      void* argument;
+      const cudaKernelNodeParams p = kernel_params(list_, w, &argument);
+      cuda.cudaGraphAddKernelNode(&node, graph_, before, count, &p);
+      w.function->allow(w.how);
+      set_attributes(node, w.how);
+    } else if (w.kind == LaunchList::Kind::copy) {
+      cuda.cudaGraphAddMemcpyNode1D(&node, graph_, before, count, w.to, w.from, w.bytes, cudaMemcpyDeviceToDevice);
+    } else {
+      const cudaMemsetParams p = fill_params(w);
+      cuda.cudaGraphAddMemsetNode(&node, graph_, before, count, &p);
+    }
+    return node;
+  }
+
+  static void set_attributes(cudaGraphNode_t node, const Launch& how) {
+    cudaLaunchAttributeValue value{};
+    if (how.cooperative) {
+      value.cooperative = 1;
+      runtime().cudaGraphKernelNodeSetAttribute(node, cudaLaunchAttributeCooperative, &value);
+    }
+    if (how.cluster > 1) {
+      value = {};
+      value.clusterDim = {how.cluster, 1, 1};
+      runtime().cudaGraphKernelNodeSetAttribute(node, cudaLaunchAttributeClusterDimension, &value);
+    }
+  }
+
+  void tell(const LaunchList& list, size_t i) {
+    const Runtime& cuda = runtime();
+    const LaunchList::Work& w = list.works()[i];
+    if (w.kind == LaunchList::Kind::kernel) {
+      void* argument;
+      const cudaKernelNodeParams p = kernel_params(list, w, &argument);
+      cuda.cudaGraphExecKernelNodeSetParams(exec_, nodes_[i], &p);
+    } else if (w.kind == LaunchList::Kind::copy) {
+      cuda.cudaGraphExecMemcpyNodeSetParams1D(exec_, nodes_[i], w.to, w.from, w.bytes, cudaMemcpyDeviceToDevice);
+    } else {
+      const cudaMemsetParams p = fill_params(w);
+      cuda.cudaGraphExecMemsetNodeSetParams(exec_, nodes_[i], &p);
+    }
+  }
+
+  LaunchList list_;
+  cudaGraph_t graph_{};
+  cudaGraphExec_t exec_{};
+  std::vector<cudaGraphNode_t> nodes_;
+};
+
+class GraphReplay final : public Replay {
+ public:
+  void run(std::span<std::byte* const> pointers, std::span<const uint64_t> scalars,
+           const std::function<void()>& steps) override {
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    // Inside another plan the launches belong to that one's list; on a second thread they go their own way.
+    if (LaunchList::active() || !lock || !direct_.empty() || disabled("replay")) return steps();
+    if (graph_ && std::equal(pointers.begin(), pointers.end(), pointers_.begin(), pointers_.end()) &&
+        std::equal(scalars.begin(), scalars.end(), scalars_.begin(), scalars_.end()))
+      return graph_->launch();
+    list_.clear();
+    {
+      const LaunchList::Scope scope(list_);
+      steps();
+    }
+    if (refuses()) return;
+    if (graph_ && graph_->fits(list_)) {
+      graph_->update(list_);
+      return launch(pointers, scalars);
+    }
+    graph_.reset();
+    if (list_.same_shape(before_)) {
+      graph_ = std::make_unique<Graph>(list_);
+      return launch(pointers, scalars);
+    }
+    list_.launch();
+    before_ = list_;
+  }
+
+  std::string form() const override {
+    const std::lock_guard lock(mutex_);
+    if (!direct_.empty()) return "launched one by one: " + direct_;
+    return graph_ ? fmt::format("replayed as a CUDA graph of {} nodes", graph_->size())
+                  : "launched one by one: it has not run twice alike";
+  }
+
+ private:
+  // Whether the list cannot be a graph; then it has been launched.
+  bool refuses() {
+    direct_ = list_.left();
+    if (!direct_.empty()) return true;
+    const size_t n = list_.works().size();
+    if (n >= least_nodes && n <= most_nodes) return false;
+    direct_ = fmt::format("{} launches, a graph has {} to {}", n, least_nodes, most_nodes);
+    list_.launch();
+    return true;
+  }
+
+  void launch(std::span<std::byte* const> pointers, std::span<const uint64_t> scalars) {
+    pointers_.assign(pointers.begin(), pointers.end());
+    scalars_.assign(scalars.begin(), scalars.end());
+    graph_->launch();
+  }
+
+  mutable std::mutex mutex_;
+  LaunchList list_, before_;
+  std::unique_ptr<Graph> graph_;
+  std::vector<std::byte*> pointers_;  // of the graph's latest run
+  std::vector<uint64_t> scalars_;
+  std::string direct_;  // why there is no graph
+};
+
+}  // namespace
+
+std::unique_ptr<Replay> make_replay() { return std::make_unique<GraphReplay>(); }
+
+}  // namespace rp::cuda
