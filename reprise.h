@@ -1,7 +1,6 @@
 #pragma once
 // The umbrella: all that a program needs.
 #include "reprise/backends/cuda/cuda.h"
-#include "reprise/backends/cuda/cuda.h"
 #include "reprise/core/ops.h"
 #include "reprise/core/random.h"
 #include "reprise/core/tensor.h"
