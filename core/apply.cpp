@@ -64,6 +64,11 @@ int64_t view_offset(const Call& call) {
   return call.op->view_offset({*call.op, {&layout, 1}, call.attrs, call.scalars, call.scalar_mask});
 }
 
+Tensor run_body(const Op& op, std::span<const Tensor> inputs, const Attrs& attrs, const Scalars& scalars) {
+  const DeviceScope on(inputs[0].device());
+  return op.body(inputs, attrs, scalars);
+}
+
 Tensor run_now(const Call& call) {
   const Layout* out = infer(call);
   if (call.op->kind == Kind::view) {
@@ -79,7 +84,7 @@ Tensor apply(const Call& call) {
   if (op.kind == Kind::composite && !op.gradient.rule) {
     std::vector<Tensor> inputs;
     for (const Tensor* t : call.inputs) inputs.push_back(*t);
-    return op.body(inputs, call.attrs, call.scalars);
+    return run_body(op, inputs, call.attrs, call.scalars);
   }
   Tensor y = compute(call);
   if (op.kind == Kind::result || (op.gradient.rule && is_floating(y.dtype()))) engine.note(call, y);

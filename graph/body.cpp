@@ -118,7 +118,7 @@ const Graph& body_graph(const Op& op, const Attrs& attrs, const std::vector<cons
   }
   // Traced outside the lock: a body may hold composites of its own.
   auto graph = std::make_unique<Graph>(
-      Recorder::trace_composite(inputs, [&](const Tensors& in) { return Tensors{op.body(in, attrs, {})}; }));
+      Recorder::trace_composite(inputs, [&](const Tensors& in) { return Tensors{run_body(op, in, attrs, {})}; }));
   std::lock_guard lock(mutex);
   return *graphs->try_emplace(std::move(key), std::move(graph)).first->second;
 }

@@ -56,7 +56,6 @@ Tensor in_triangle(int64_t rows, int64_t columns, int64_t diagonal, bool upper) 
 template <bool upper>
 Tensor triangle_body(std::span<const Tensor> in, const Attrs& attrs, const Scalars&) {
   const Tensor& x = in[0];
-  const DeviceScope on(x.device());
   const int64_t diagonal = attrs.as<DiagonalAttrs>().diagonal;
   return where(in_triangle(x.size(-2), x.size(-1), diagonal, upper), x,
                x.dtype() == DType::boolean ? Scalar(false) : 0);
