@@ -189,7 +189,7 @@ TEST_CASE("the libraries that are installed have every function that the library
   if (loads(of_compiler)) check_complete(of_compiler);
 }
 
-TEST_CASE("cuBLASLt has every function that the library knows", "[cuda][slow]") {
+TEST_CASE("cuBLASLt has every function that the library knows", "[cuda]") {
   CublasLt table;
   if (!loads(table)) return;
   check_complete(table);

@@ -248,8 +248,7 @@ TEST_CASE("the real compiler takes a kernel for each architecture", "[cuda]") {
   }
   for (const int architecture : {80, 90, 100}) {
     INFO("sm_" << architecture);
-    const Image image =
-        compile_image(whole_source(scale_text), "scale", architecture, {"--ptxas-options=-v", "--resource-usage"});
+    const Image image = compile_image(whole_source(scale_text), "scale", architecture, {"--ptxas-options=-v"});
     CHECK_THAT(image.code, Catch::Matchers::StartsWith("\x7f"
                                                        "ELF"));
     CHECK_THAT(image.log, Contains(" registers") && Contains("0 bytes spill stores, 0 bytes spill loads"));

@@ -63,7 +63,6 @@ cudaError_t host_alloc(void** data, size_t bytes, unsigned) {
   if (const cudaError_t wrong = state->forbidden("cudaHostAlloc"); wrong != cudaSuccess) return wrong;
   *data = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   if (!*data) return cudaErrorMemoryAllocation;
-  std::memset(*data, 0xFF, bytes);
   state->host[static_cast<char*>(*data)] = bytes;
   return cudaSuccess;
 }

@@ -28,34 +28,37 @@ inline char* shared_memory() { return now->block->shared; }
 inline unsigned cluster_rank() { return now->block->cluster_rank; }
 inline char* peer_shared(char* shared, unsigned rank) { return services->peer(shared, rank); }
 
-/// Lanes are numbered within segments of `width`; a lane outside the segment is one's own.
+/// The value of another lane.
 template <class T>
-T shuffle(int line, unsigned mask, T value, int lane, int width, bool inside) {
+T shuffle(int line, unsigned mask, T value, int lane) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8, "shuffles move 4 or 8 bytes");
-  const int own = static_cast<int>(now->lane), first = own & ~(width - 1);
   T out;
-  services->exchange(&value, sizeof value, &out, inside ? first | (lane & (width - 1)) : own, mask, line);
+  services->exchange(&value, sizeof value, &out, lane, mask, line);
   return out;
 }
 
+// Lanes are numbered within segments of `width`. Who names a lane outside gets its own value, but for `xor`, which
+// reaches segments before its own.
+
 template <class T>
 T shuffle_to(int line, unsigned mask, T value, int lane, int width = 32) {
-  return shuffle(line, mask, value, lane, width, true);
+  const int own = static_cast<int>(now->lane);
+  return shuffle(line, mask, value, (own & ~(width - 1)) | (lane & (width - 1)));
 }
 template <class T>
 T shuffle_xor(int line, unsigned mask, T value, int distance, int width = 32) {
   const int own = static_cast<int>(now->lane), lane = own ^ distance;
-  return shuffle(line, mask, value, lane, width, (lane & ~(width - 1)) <= (own & ~(width - 1)));
+  return shuffle(line, mask, value, lane <= (own | (width - 1)) ? lane : own);
 }
 template <class T>
 T shuffle_down(int line, unsigned mask, T value, unsigned distance, int width = 32) {
-  const int lane = static_cast<int>((now->lane & static_cast<unsigned>(width - 1)) + distance);
-  return shuffle(line, mask, value, lane, width, lane < width);
+  const int own = static_cast<int>(now->lane), lane = own + static_cast<int>(distance);
+  return shuffle(line, mask, value, lane <= (own | (width - 1)) ? lane : own);
 }
 template <class T>
 T shuffle_up(int line, unsigned mask, T value, unsigned distance, int width = 32) {
-  const int lane = static_cast<int>((now->lane & static_cast<unsigned>(width - 1)) - distance);
-  return shuffle(line, mask, value, lane, width, lane >= 0);
+  const int own = static_cast<int>(now->lane), lane = own - static_cast<int>(distance);
+  return shuffle(line, mask, value, lane >= (own & ~(width - 1)) ? lane : own);
 }
 
 inline unsigned ballot(int line, unsigned mask, int predicate) {

@@ -70,7 +70,6 @@ cudaError_t State::check(const Work& work) {
 void State::run(const Work& work) {
   if (sticky != cudaSuccess) return;
   if (check(work) != cudaSuccess) return fault("its memory is gone when it runs", cudaErrorIllegalAddress);
-  const Arena::Open open(arena);
   switch (work.kind) {
     case Work::Kind::copy:
       std::memmove(work.to, work.from, work.bytes);
@@ -108,6 +107,7 @@ cudaError_t State::queue(StreamState* s, Work work) {
 
 bool State::run_one(StreamState* s) {
   if (s->queue.empty()) return false;
+  const Arena::Open open(arena);
   const std::function<void()> next = std::move(s->queue.front());
   s->queue.pop_front();
   next();
@@ -115,11 +115,15 @@ bool State::run_one(StreamState* s) {
 }
 
 void State::run_all(StreamState* s) {
+  if (s->queue.empty()) return;
+  const Arena::Open open(arena);  // once for all
   while (run_one(s)) {
   }
 }
 
 void State::run_until(const std::shared_ptr<Mark>& mark) {
+  if (mark->reached) return;
+  const Arena::Open open(arena);
   while (!mark->reached && run_one(mark->stream)) {
   }
 }
