@@ -27,28 +27,33 @@ class BlockText : protected ReduceText {
     int own = 0;
     for (size_t k = 0; k < stage.reductions.size(); ++k) {
       const std::string name = accumulator_name(stage, k), type = type_of(stage, k);
-      if (const int same = kept_as(stage, k, kept_); same >= 0)
+      if (const int same = kept_as(stage, k, kept_); same >= 0) {
         text_.line("const {}* {}_values = {}_all + from;", type, name, kept_[static_cast<size_t>(same)].name);
-      else
-        text_.line("{0}* {1}_values = ({0}*)(shared + args.staging + {2} * args.staging_bytes);", type, name, own++);
+      } else {
+        text_.line("{0}* {1}_values = ({0}*)(shared + args.staging{2});", type, name,
+                   own ? fmt::format(" + {} * args.staging_bytes", own) : "");
+        ++own;
+      }
     }
   }
 
   // The elements of columns `from` to `to`.
   void write_elements(size_t s) {
     const uint32_t apart = form_.threads * form_.vector;
-    text_.open("for (Index at = from + threadIdx.x * {}; at < to; at += {})", form_.vector, apart * form_.turns);
+    text_.open("for (Index {0} = from + threadIdx.x * {1}; {0} < to; {0} += {2})", form_.turns > 1 ? "at" : "column",
+               form_.vector, apart * form_.turns);
     const Stage& stage = region_.stages[s];
     const std::vector<Slot> all = slots(stage);
+    const std::string array = form_.turns > 1 ? fmt::format("[{}]", form_.turns) : "";
     for (const Slot& slot : all)
-      if (vector(slot)) text_.line("Vector<{}, {}> {}[{}];", slot.type, form_.vector, slot.name, form_.turns);
+      if (vector(slot)) text_.line("Vector<{}, {}> {}{};", slot.type, form_.vector, slot.name, array);
     for (size_t k = 0; k < stage.reductions.size(); ++k)
-      text_.line("Vector<{}, {}> {}[{}];", type_of(stage, k), form_.vector, accumulator_name(stage, k), form_.turns);
+      text_.line("Vector<{}, {}> {}{};", type_of(stage, k), form_.vector, accumulator_name(stage, k), array);
     each_turn(apart, [&] {
       for (const Slot& slot : all)
         if (vector(slot) && !slot.written)
-          text_.line("{0}[u] = load_vector<{1}>({0}_{2} + column);", slot.name, form_.vector,
-                     slot.operand && (!kept(slot.name) || kept(slot.name)->first == s) ? "at" : "all");
+          text_.line("{0}{3} = load_vector<{1}>({0}_{2} + column);", slot.name, form_.vector,
+                     slot.operand && (!kept(slot.name) || kept(slot.name)->first == s) ? "at" : "all", turn());
     });
     each_turn(apart, [&] {
       text_.unrolled();
@@ -56,7 +61,7 @@ class BlockText : protected ReduceText {
       text_.line("  {}", stage_call(stage, stage_name(s), "row * args.columns + column + e", [&](const std::string& n) {
                    for (const Slot& slot : all)
                      if (slot.name == n && !vector(slot)) return n;
-                   return n + "[u][e]";
+                   return n + turn() + "[e]";
                  }));
       write_stores(s, all);
     });
@@ -65,6 +70,7 @@ class BlockText : protected ReduceText {
 
   template <class F>
   void each_turn(uint32_t apart, F&& write) {
+    if (form_.turns == 1) return write();
     text_.unrolled();
     text_.open("for (u32 u = 0; u < {}; ++u)", form_.turns);
     text_.line("const Index column = at + u * {};", apart);
@@ -73,19 +79,20 @@ class BlockText : protected ReduceText {
     text_.close();
     text_.close();
   }
+  std::string turn() const { return form_.turns > 1 ? "[u]" : ""; }
 
   void write_stores(size_t s, const std::vector<Slot>& all) {
     const Stage& stage = region_.stages[s];
     for (const Slot& slot : all) {
       const Kept* v = kept(slot.name);
       if (slot.operand && !slot.written && v && v->first == s)
-        text_.line("store_vector({0}_all + column, {0}[u]);", slot.name);
+        text_.line("store_vector({0}_all + column, {0}{1});", slot.name, turn());
       if (slot.written && vector(slot))
-        text_.line("store_vector({0}_{1} + column, {0}[u]);", slot.name, slot.operand ? "at" : "all");
+        text_.line("store_vector({0}_{1} + column, {0}{2});", slot.name, slot.operand ? "at" : "all", turn());
     }
     for (size_t k = 0; k < stage.reductions.size(); ++k)
       if (kept_as(stage, k, kept_) < 0)
-        text_.line("store_vector({0}_values + (column - from), {0}[u]);", accumulator_name(stage, k));
+        text_.line("store_vector({0}_values + (column - from), {0}{1});", accumulator_name(stage, k), turn());
   }
 
   const LongForm form_;
@@ -137,18 +144,17 @@ class LongRows : BlockText {
   void reduce(size_t s) {
     const Stage& stage = region_.stages[s];
     for (size_t k = 0; k < stage.reductions.size(); ++k)
-      text_.line("{0}* {1}_parts = ({0}*)(shared + args.parts) + {2} * args.leaves;", type_of(stage, k),
-                 accumulator_name(stage, k), 8 / size_of(stage.reductions[k].type) * k);
+      text_.line("{0}* {1}_parts = ({0}*)(shared + args.parts{2});", type_of(stage, k), accumulator_name(stage, k),
+                 k ? fmt::format(" + {} * args.leaves", 8 * k) : "");
     text_.open("for (Index from = 0; from < args.columns; from += args.chunk)");
     text_.line("const Index to = from + args.chunk < args.columns ? from + args.chunk : args.columns;");
     declare_values(stage);
     write_elements(s);
     text_.line("__syncthreads();");
     for (size_t k = 0; k < stage.reductions.size(); ++k)
-      text_.line(
-          "combine_leaves<{0}>({1}_values, to - from, {1}_parts + from / {2}, {3} * args.leaves_at_once, "
-          "args.leaves_at_once);",
-          combine_name(stage.reductions[k].combine), accumulator_name(stage, k), leaf, k);
+      text_.line("combine_leaves<{0}>({1}_values, to - from, {1}_parts + from / {2}, {3}, args.leaves_at_once);",
+                 combine_name(stage.reductions[k].combine), accumulator_name(stage, k), leaf,
+                 k ? fmt::format("{} * args.leaves_at_once", k) : "0");
     text_.line("__syncthreads();");
     text_.close();
     for (size_t k = 0; k < stage.reductions.size(); ++k) {
@@ -157,8 +163,6 @@ class LongRows : BlockText {
       text_.line("row{} = {}_parts[0];", stage.reductions[k].row_temp, name);
     }
   }
-
-  static size_t size_of(Type type) { return type == Type::f64 || type == Type::i64 ? 8 : 4; }
 };
 
 class RowsStage : BlockText {

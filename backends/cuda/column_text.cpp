@@ -76,38 +76,37 @@ class Columns : ReduceText {
     const std::vector<Slot> all = slots(stage_);
     for (const Slot& slot : all)
       if (!slot.written) text_.line("{} {}[{}];", slot.type, slot.name, turns_);
-    each_turn([&] {
-      for (const Slot& slot : all)
-        if (!slot.written) text_.line("{}[u] = *({});", slot.name, place(slot));
-    });
-    each_turn([&] {
-      for (const Slot& slot : all)
-        if (slot.written) text_.line("{} {};", slot.type, slot.name);
-      for (size_t k = 0; k < stage_.reductions.size(); ++k)
-        text_.line("{} {}_next;", type_of(stage_, k), accumulator_name(stage_, k));
-      const std::string index = "(group * args.rows + row) * args.columns + column";
-      text_.line("{}", stage_call(stage_, stage_name(s), index, [&](const std::string& name) {
-                   for (const Slot& slot : all)
-                     if (slot.name == name) return name + (slot.written ? "" : "[u]");
-                   return name + "_next";
-                 }));
-      for (const Slot& slot : all)
-        if (slot.written) text_.line("*({}) = {};", place(slot), slot.name);
-      for (size_t k = 0; k < stage_.reductions.size(); ++k)
-        text_.line("{0} = {1}::of({0}, {0}_next);", accumulator_name(stage_, k),
-                   combine_name(stage_.reductions[k].combine));
-    });
-  }
-
-  template <class F>
-  void each_turn(F&& write) {
+    text_.unrolled();
+    text_.open("for (u32 u = 0; u < {}; ++u)", turns_);
+    text_.line("const Index row = first + u * 16 < end ? first + u * 16 : end - 1;");
+    for (const Slot& slot : all)
+      if (!slot.written) text_.line("{}[u] = *({});", slot.name, place(slot));
+    text_.close();
     text_.unrolled();
     text_.open("for (u32 u = 0; u < {}; ++u)", turns_);
     text_.line("const Index row = first + u * 16;");
     text_.open("if (row < end)");
-    write();
+    element(s, all);
     text_.close();
     text_.close();
+  }
+
+  void element(size_t s, const std::vector<Slot>& all) {
+    for (const Slot& slot : all)
+      if (slot.written) text_.line("{} {};", slot.type, slot.name);
+    for (size_t k = 0; k < stage_.reductions.size(); ++k)
+      text_.line("{} {}_next;", type_of(stage_, k), accumulator_name(stage_, k));
+    const std::string index = "(group * args.rows + row) * args.columns + column";
+    text_.line("{}", stage_call(stage_, stage_name(s), index, [&](const std::string& name) {
+                 for (const Slot& slot : all)
+                   if (slot.name == name) return name + (slot.written ? "" : "[u]");
+                 return name + "_next";
+               }));
+    for (const Slot& slot : all)
+      if (slot.written) text_.line("*({}) = {};", place(slot), slot.name);
+    for (size_t k = 0; k < stage_.reductions.size(); ++k)
+      text_.line("{0} = {1}::of({0}, {0}_next);", accumulator_name(stage_, k),
+                 combine_name(stage_.reductions[k].combine));
   }
 
   void combine_lanes_of(size_t k) {

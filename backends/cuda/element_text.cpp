@@ -19,8 +19,7 @@ template <class T>
 std::string number_text(T value, std::string_view suffix) {
   std::string text = fmt::format("{}", value);
   if (text.find_first_of(".e") == std::string::npos) text += ".0";
-  text += suffix;
-  return std::signbit(value) ? "(" + text + ")" : text;
+  return text.append(suffix);
 }
 
 std::string constant_text(Type type, uint64_t bits) {
@@ -210,7 +209,7 @@ class Writer {
       case Ir::nearest:
         return fmt::format("rint{}({})", f, a);
       case Ir::neg:
-        return fmt::format("-{}", a);
+        return fmt::format(a[0] == '-' ? "-({})" : "-{}", a);
       case Ir::abs:
         return fmt::format("fabs{}({})", f, a);
       default:

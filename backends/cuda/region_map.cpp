@@ -114,21 +114,22 @@ class MapText {
   }
 
   void flat_vectors(uint32_t apart) {
-    const std::string at = fmt::format("first + u * {}", apart);
-    declare_vectors(fmt::format("[{}]", form_.turns));
+    const std::string at = form_.turns > 1 ? fmt::format("first + u * {}", apart) : "first";
+    const std::string u = form_.turns > 1 ? "[u]" : "";
+    declare_vectors(form_.turns > 1 ? fmt::format("[{}]", form_.turns) : "");
     each_turn([&] {
       for (size_t k = 0; k < slots(); ++k)
         if (moves(k) && !written(k))
-          text_.line("{0}[u] = load_vector<{1}>({2}{0} + {3});", name(k), form_.vector, m_, at);
+          text_.line("{0}{4} = load_vector<{1}>({2}{0} + {3});", name(k), form_.vector, m_, at, u);
     });
     each_turn([&] {
       text_.unrolled();
       text_.line("for (u32 e = 0; e < {}; ++e)", form_.vector);
-      text_.line("  {}", call(at + " + e", [&](size_t k) { return name(k) + (moves(k) ? "[u][e]" : ""); }));
+      text_.line("  {}", call(at + " + e", [&](size_t k) { return name(k) + (moves(k) ? u + "[e]" : ""); }));
     });
     each_turn([&] {
       for (size_t k = 0; k < slots(); ++k)
-        if (written(k)) text_.line("store_vector({0}{1} + {2}, {1}[u]);", m_, name(k), at);
+        if (written(k)) text_.line("store_vector({0}{1} + {2}, {1}{3});", m_, name(k), at, u);
     });
   }
 
@@ -139,6 +140,7 @@ class MapText {
 
   template <class F>
   void each_turn(F&& write) {
+    if (form_.turns == 1) return write();
     text_.unrolled();
     text_.open("for (u32 u = 0; u < {}; ++u)", form_.turns);
     write();

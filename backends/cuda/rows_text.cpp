@@ -20,7 +20,7 @@ class ShortRows : ReduceText {
     end_args();
     for (size_t s = 0; s < region_.stages.size(); ++s) write_stage(text_, region_.stages[s], stage_name(s));
     begin_kernel(threads);
-    text_.line("const u32 lane = threadIdx.x % 16;");
+    text_.line("const u32 lane = threadIdx.x % 16{};", each_ == 1 ? ", column = lane" : "");
     text_.open("for (Index first = (Index)blockIdx.x * {0}; first < args.rows; first += (Index)gridDim.x * {0})",
                threads / 16);
     text_.line("const bool inside = first + threadIdx.x / 16 < args.rows;  // whole warps take part in shuffles");
@@ -28,7 +28,7 @@ class ShortRows : ReduceText {
     text_.line("const u32 columns = inside ? args.columns : 0;");
     write_places("row", false);
     write_temps();
-    for (const Kept& v : kept_) text_.line("{} {}[{}];", c_type(v.dtype), v.name, each_);
+    for (const Kept& v : kept_) text_.line("{} {}{};", c_type(v.dtype), v.name, array(each_));
     for (size_t s = 0; s < region_.stages.size(); ++s)
       if (region_.stages[s].full)
         full_stage(s);
@@ -45,9 +45,10 @@ class ShortRows : ReduceText {
   }
   bool in_registers(const Slot& s) const { return kept(s.name) || (s.operand && s.contiguous && !s.written); }
   std::string value(const Slot& s) const {
-    if (!in_registers(s)) return s.name;
-    return s.name + (kept(s.name) ? (each_ == turn_ ? "[u]" : "[k + u]") : "[u]");
+    if (!in_registers(s) || each_ == 1) return s.name;
+    return s.name + (kept(s.name) && each_ != turn_ ? "[k + u]" : "[u]");
   }
+  static std::string array(uint32_t count) { return count > 1 ? fmt::format("[{}]", count) : ""; }
 
   void full_stage(size_t s) {
     const Stage& stage = region_.stages[s];
@@ -69,11 +70,17 @@ class ShortRows : ReduceText {
     text_.close();
   }
 
-  void each_column() {
-    text_.unrolled();
-    text_.open("for (u32 u = 0; u < {}; ++u)", turn_);
-    text_.line("const u32 column = {} * 16 + lane;", each_ == turn_ ? "u" : "(k + u)");
+  template <class F>
+  void each_column(F&& write) {
+    if (each_ > 1) {
+      text_.unrolled();
+      text_.open("for (u32 u = 0; u < {}; ++u)", turn_);
+      text_.line("const u32 column = {} * 16 + lane;", each_ == turn_ ? "u" : "(k + u)");
+    }
     text_.open("if (column < columns)");
+    write();
+    text_.close();
+    if (each_ > 1) text_.close();
   }
 
   void load(size_t s) {
@@ -83,33 +90,31 @@ class ShortRows : ReduceText {
         fresh.push_back(slot);
     if (fresh.empty()) return;
     for (const Slot& slot : fresh)
-      if (!kept(slot.name)) text_.line("{} {}[{}];", slot.type, slot.name, turn_);
-    each_column();
-    for (const Slot& slot : fresh) text_.line("{} = {}_at[column];", value(slot), slot.name);
-    text_.close();
-    text_.close();
+      if (!kept(slot.name)) text_.line("{} {}{};", slot.type, slot.name, array(turn_));
+    each_column([&] {
+      for (const Slot& slot : fresh) text_.line("{} = {}_at[column];", value(slot), slot.name);
+    });
   }
 
   void compute(size_t s) {
     const Stage& stage = region_.stages[s];
     const std::vector<Slot> all = slots(stage);
-    each_column();
-    for (const Slot& slot : all)
-      if (slot.operand && slot.written) text_.line("{} {};", slot.type, slot.name);
-    for (size_t k = 0; k < stage.reductions.size(); ++k)
-      text_.line("{} {}_next;", type_of(stage, k), accumulator_name(stage, k));
-    text_.line("{}", stage_call(stage, stage_name(s), "row * args.columns + column", [&](const std::string& name) {
-                 for (const Slot& slot : all)
-                   if (slot.name == name) return value(slot);
-                 return name + "_next";
-               }));
-    for (const Slot& slot : all)
-      if (slot.operand && slot.written) text_.line("{0}_at[column] = {0};", slot.name);
-    for (size_t k = 0; k < stage.reductions.size(); ++k)
-      text_.line("{0} = {1}::of({0}, {0}_next);", accumulator_name(stage, k),
-                 combine_name(stage.reductions[k].combine));
-    text_.close();
-    text_.close();
+    each_column([&] {
+      for (const Slot& slot : all)
+        if (slot.operand && slot.written) text_.line("{} {};", slot.type, slot.name);
+      for (size_t k = 0; k < stage.reductions.size(); ++k)
+        text_.line("{} {}_next;", type_of(stage, k), accumulator_name(stage, k));
+      text_.line("{}", stage_call(stage, stage_name(s), "row * args.columns + column", [&](const std::string& name) {
+                   for (const Slot& slot : all)
+                     if (slot.name == name) return value(slot);
+                   return name + "_next";
+                 }));
+      for (const Slot& slot : all)
+        if (slot.operand && slot.written) text_.line("{0}_at[column] = {0};", slot.name);
+      for (size_t k = 0; k < stage.reductions.size(); ++k)
+        text_.line("{0} = {1}::of({0}, {0}_next);", accumulator_name(stage, k),
+                   combine_name(stage.reductions[k].combine));
+    });
   }
 
   uint32_t each_, turn_;  // elements of a thread, and how many of them at once
