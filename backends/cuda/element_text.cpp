@@ -209,7 +209,7 @@ class Writer {
       case Ir::nearest:
         return fmt::format("rint{}({})", f, a);
       case Ir::neg:
-        return fmt::format(a[0] == '-' ? "-({})" : "-{}", a);
+        return a[0] == '-' ? "-(" + a + ")" : "-" + a;
       case Ir::abs:
         return fmt::format("fabs{}({})", f, a);
       default:
