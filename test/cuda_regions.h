@@ -8,6 +8,7 @@
 
 #include "reprise/backends/cpu/backend.h"
 #include "reprise/backends/cuda/region_kernels.h"
+#include "reprise/core/expr.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/test/catch.h"
@@ -79,12 +80,65 @@ inline double distance(const Memory& a, const Memory& b) {
   return worst;
 }
 
-/// Operands of a region, and of the map behind it, in the order of a call.
+/// Operands of a region, and of the map behind it, in the order of a call: each with memory of its own, then those
+/// that stand in another's.
 struct Setup {
+  struct Alias {
+    size_t memory;
+    int64_t offset;  // in elements
+  };
   Region region;
-  std::vector<Memory> memory;
-  std::vector<uint64_t> scalars;
+  std::vector<Memory> memory{};
+  std::vector<Alias> aliases{};
+  std::vector<uint64_t> scalars{};
+
+  template <class F>
+  std::vector<std::byte*> pointers(F&& start) const {
+    std::vector<std::byte*> all;
+    for (size_t k = 0; k < memory.size(); ++k) all.push_back(start(k) + memory[k].shift * memory[k].size());
+    for (const Alias& a : aliases)
+      all.push_back(all[a.memory] + a.offset * static_cast<int64_t>(memory[a.memory].size()));
+    return all;
+  }
 };
+
+/// Adds a stage that computes f of the product, of a value for each column, one for each element and a scalar. The
+/// result stands in memory of its own, or in that of the product.
+template <class F>
+Setup with_stage(Setup s, DType result, bool in_place, F&& f) {
+  Region& r = s.region;
+  const Layout& c = *r.operands[2].layout;
+  const DType dtype = c.dtype();
+  const auto add = [&](const Layout* l, bool written) {
+    r.operands.push_back({l, written});
+    if (!(written && in_place)) s.memory.emplace_back(l).fill_random();
+  };
+  Strides row(c.strides);
+  for (int i = 0; i + 1 < c.rank(); ++i) row[i] = 0;
+  add(layout(dtype, c.shape(), row), false);
+  add(layout(dtype, c.shape()), false);
+  add(in_place ? &c : layout(result, c.shape()), true);
+  if (in_place) s.aliases.push_back({2, 0});
+  std::vector<Strides> strides;
+  for (const RegionOperand& o : r.operands) strides.push_back(o.layout->strides);
+  strides[0] = strides[1] = c.strides;
+  r.members = {matrix_nest(c.shape(), strides)};
+  r.scalars = 1;
+  s.scalars = {0x3fc00000};  // 1.5f, or an odd integer, or next to nothing
+  ProgramBuilder b;
+  Stage stage;
+  std::vector<Value> values;
+  for (int k = 2; k < 5; ++k) {
+    values.push_back(b.load(b.operand(dtype, Access::contiguous, false)));
+    stage.slots.push_back({StageSlot::Kind::operand, k});
+  }
+  const Value y = f(b, values[0], values[1], values[2], b.scalar(0, type_of(dtype)));
+  b.store(y, b.operand(result, Access::contiguous, true));
+  stage.slots.push_back({StageSlot::Kind::operand, 5});
+  stage.program = b.take();
+  r.stages.push_back(std::move(stage));
+  return s;
+}
 
 inline void run(const RegionKernel& kernel, const std::vector<std::byte*>& pointers,
                 const std::vector<uint64_t>& scalars, std::byte* scratch) {
@@ -94,8 +148,7 @@ inline void run(const RegionKernel& kernel, const std::vector<std::byte*>& point
 
 inline std::vector<Memory> run_on_cpu(const Setup& s) {
   std::vector<Memory> m = s.memory;
-  std::vector<std::byte*> pointers;
-  for (Memory& x : m) pointers.push_back(x.bytes.data() + x.shift * x.size());
+  const std::vector<std::byte*> pointers = s.pointers([&](size_t k) { return m[k].bytes.data(); });
   const auto kernel = cpu_backend().compile(s.region);
   std::vector<std::byte> scratch(kernel->scratch_bytes() + 64);
   run(*kernel, pointers, s.scalars, scratch.data());
@@ -105,11 +158,8 @@ inline std::vector<Memory> run_on_cpu(const Setup& s) {
 /// As a call of a kernel that is given.
 inline std::vector<Memory> run_on_device(const Setup& s, const RegionKernel& kernel) {
   std::vector<std::unique_ptr<cuda::Buffer<std::byte>>> buffers;
-  std::vector<std::byte*> pointers;
-  for (const Memory& x : s.memory) {
-    buffers.push_back(std::make_unique<cuda::Buffer<std::byte>>(x.bytes));
-    pointers.push_back(buffers.back()->data() + x.shift * x.size());
-  }
+  for (const Memory& x : s.memory) buffers.push_back(std::make_unique<cuda::Buffer<std::byte>>(x.bytes));
+  const std::vector<std::byte*> pointers = s.pointers([&](size_t k) { return buffers[k]->data(); });
   const cuda::Buffer<std::byte> scratch(kernel.scratch_bytes() + 1);
   run(kernel, pointers, s.scalars, scratch.data());
   std::vector<Memory> m = s.memory;

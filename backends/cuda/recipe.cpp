@@ -124,6 +124,9 @@ constexpr Row rows[] = {
     {&gather_op, gather_recipe, true},
     {&scatter_add_op, scatter_add_recipe, false},
     {&concat_op, concat_recipe, true},
+    {&conv2d_op, nullptr, false},  // products of their own
+    {&conv2d_backward_data_op, nullptr, false},
+    {&conv2d_backward_weights_op, nullptr, false},
     {&max_pool2d_op, max_pool2d_recipe, false},
     {&max_pool2d_backward_op, max_pool2d_backward_recipe, false},
     {&max_pool2d_pick_op, max_pool2d_pick_recipe, false},
@@ -154,17 +157,28 @@ class CallKernel final : public RegionKernel {
   Recipe recipes_[2];
 };
 
+const Row* find_row(const Op& op) {
+  const auto row = std::find_if(std::begin(rows), std::end(rows), [&](const Row& r) { return r.op == &op; });
+  return row == std::end(rows) ? nullptr : row;
+}
+
 }  // namespace
 
+bool has_kernel(const Op& op, DType dtype, std::string* why) {
+  const Row* const row = find_row(op);
+  if (row && (dtype != DType::boolean || row->booleans)) return true;
+  if (why)
+    *why = row ? fmt::format("{}: not defined for {}", op.name, name_of(dtype))
+               : fmt::format("{}: a CUDA device has no kernel for it", op.name);
+  return false;
+}
+
 std::unique_ptr<RegionKernel> compile_call(const Region& region) {
-  const DType dtype = region.operands[0].layout->dtype();
-  const bool conv =
-      region.op == &conv2d_op || region.op == &conv2d_backward_data_op || region.op == &conv2d_backward_weights_op;
-  if (conv && dtype != DType::boolean) return compile_conv(region);
-  for (const Row& row : rows)
-    if (row.op == region.op && (dtype != DType::boolean || row.booleans))
-      return std::make_unique<CallKernel>(region, row);
-  fail("{}: a CUDA device has no kernel for {}", region.op->name, name_of(dtype));
+  std::string why;
+  if (!has_kernel(*region.op, region.operands[0].layout->dtype(), &why)) fail("{}", why);
+  const Row& row = *find_row(*region.op);
+  if (!row.make) return compile_conv(region);
+  return std::make_unique<CallKernel>(region, row);
 }
 
 }  // namespace rp::cuda

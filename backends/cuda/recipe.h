@@ -45,6 +45,9 @@ struct Recipe {
   Pointer room(int64_t bytes);
 };
 
+/// Whether there is a kernel for an op of kind kernel whose first input has elements of `dtype`; if not, why.
+bool has_kernel(const Op& op, DType dtype, std::string* why);
+
 /// Fills an operand with zeros.
 Recipe zeros(const Region& region, size_t result);
 
