@@ -72,6 +72,7 @@ DnnGraph convolution_graph(const DnnConvolution& of) {
   const ConvShape& s = of.shape;
   DnnGraph g;
   g.full_products = of.type == CUDNN_DATA_FLOAT || of.type == CUDNN_DATA_DOUBLE;
+  if (g.full_products) g.alignment = size_of(of.type);  // more is of no use to the engines for it
   const Dims x{s.n, s.c, s.h, s.w}, w{s.out, s.c, s.kh, s.kw}, y{s.n, s.out, s.oh, s.ow};
   const auto operand = [&](const Dims& d) { return g.operand(of.type, d, image_strides(d, s.nhwc)); };
   DnnOperation o;

@@ -31,6 +31,8 @@ struct Known {
 template <>
 struct AttributeType<int64_t> : Known<CUDNN_TYPE_INT64> {};
 template <>
+struct AttributeType<int32_t> : Known<CUDNN_TYPE_INT32> {};
+template <>
 struct AttributeType<float> : Known<CUDNN_TYPE_FLOAT> {};
 template <>
 struct AttributeType<double> : Known<CUDNN_TYPE_DOUBLE> {};

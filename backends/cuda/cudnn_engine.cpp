@@ -2,13 +2,15 @@
 
 #include <algorithm>
 
+#include "reprise/backends/cuda/device.h"
+
 namespace rp::cuda {
 namespace {
 
 /// A graph as cuDNN's descriptors.
 class Described {
  public:
-  explicit Described(const DnnGraph& graph) {
+  explicit Described(const DnnGraph& graph) : alignment_(graph.alignment) {
     for (const DnnTensor& t : graph.tensors) tensors_.push_back(tensor(t));
     for (const DnnOperation& o : graph.operations) operations_.push_back(operation(o));
     graph_.set<CUDNN_ATTR_OPERATIONGRAPH_OPS>(operations_);
@@ -24,7 +26,7 @@ class Described {
     d.set<CUDNN_ATTR_TENSOR_STRIDES>(t.strides);
     d.set<CUDNN_ATTR_TENSOR_UNIQUE_ID>(dnn_number(tensors_.size()));
     d.set<CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT>(
-        static_cast<int64_t>(t.kind == DnnTensor::Kind::constant ? size_of(t.type) : dnn_alignment));
+        static_cast<int64_t>(t.kind == DnnTensor::Kind::constant ? size_of(t.type) : alignment_));
     if (t.kind == DnnTensor::Kind::inner) d.set<CUDNN_ATTR_TENSOR_IS_VIRTUAL>(true);
     if (t.kind == DnnTensor::Kind::constant) d.set<CUDNN_ATTR_TENSOR_IS_BY_VALUE>(true);
     d.finalize();
@@ -142,6 +144,7 @@ class Described {
     return d;
   }
 
+  size_t alignment_;
   std::vector<Descriptor> tensors_, parts_, operations_;
   Descriptor graph_ = Descriptor::make<CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR>();
 };
@@ -184,6 +187,27 @@ std::vector<DnnEngine> engines_of(const Descriptor& graph, const DnnTarget& targ
 }
 
 }  // namespace
+
+/// The device that the backend computes on.
+class Here {
+ public:
+  Here() : target_(described()) {}
+  const DnnTarget& target() const { return target_; }
+
+ private:
+  static Descriptor described() {
+    device();  // or the reason why there is none
+    Descriptor d = Descriptor::make<CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR>();
+    d.set<CUDNN_ATTR_DEVICEPROP_DEVICE_ID>(int32_t{0});
+    return d;
+  }
+  DnnTarget target_;
+};
+
+const DnnTarget& DnnTarget::here() {
+  static Lazy<Here> here;
+  return here.get().target();
+}
 
 Descriptor empty_dnn_plan(const DnnTarget& target) {
   Descriptor p = Descriptor::make<CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR>();

@@ -1,6 +1,5 @@
 #pragma once
-// How cuDNN computes a graph: the choice of an engine, which depends on the graph and the device's properties alone,
-// and plans ready to run.
+// How cuDNN computes a graph: the choice of an engine, which depends on the graph and the device's properties alone.
 #include "reprise/backends/cuda/cudnn_descriptor.h"
 #include "reprise/backends/cuda/cudnn_graph.h"
 
@@ -11,12 +10,15 @@ class DnnTarget {
  public:
   /// A device that is described by cuDNN's text of its properties (JSON).
   explicit DnnTarget(std::string properties);
+  /// The device that the backend computes on.
+  static const DnnTarget& here();
 
   const Descriptor& descriptor() const { return descriptor_; }
   /// The text: equal texts, equal plans.
   const std::string& properties() const { return properties_; }
 
  private:
+  friend class Here;
   explicit DnnTarget(Descriptor descriptor);
   Descriptor descriptor_;
   std::string properties_;
@@ -47,8 +49,6 @@ struct DnnChoice {
 /// Error lists why there is none.
 DnnChoice choose_engine(const DnnGraph& graph, const DnnTarget& target);
 
-/// What operands are promised to be aligned to, in bytes.
-inline constexpr size_t dnn_alignment = 16;
 /// The number under which cuDNN knows a tensor of a graph.
 constexpr int64_t dnn_number(size_t tensor) { return static_cast<int64_t>(tensor) + 1; }
 /// A plan without an engine, for a device.

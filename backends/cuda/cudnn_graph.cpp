@@ -93,7 +93,8 @@ int DnnGraph::index(int like, int64_t axis) {
 }
 
 std::string to_string(const DnnGraph& graph) {
-  std::string text = fmt::format("{}, {} products\n", graph.name, graph.full_products ? "full" : "any");
+  std::string text = fmt::format("{}, {} products, aligned to {}\n", graph.name, graph.full_products ? "full" : "any",
+                                 graph.alignment);
   for (size_t i = 0; i < graph.tensors.size(); ++i) {
     text += fmt::format("{}: ", i);
     print(text, graph.tensors[i]);

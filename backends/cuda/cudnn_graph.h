@@ -56,6 +56,8 @@ struct DnnGraph {
   std::vector<DnnOperation> operations;
   /// Products of f32 with all their bits: no engine that rounds factors to fewer.
   bool full_products = true;
+  /// What operands are aligned to, in bytes.
+  size_t alignment = 16;
 
   int operand(cudnnDataType_t type, const Dims& shape, const Dims& strides) {
     return add({DnnTensor::Kind::operand, type, shape, strides});
