@@ -1,29 +1,15 @@
 #include "reprise/backends/cuda/cudnn_descriptor.h"
 
-#include <array>
-
 namespace rp::cuda {
 namespace {
 
 void expect(cudnnStatus_t status, std::string_view what, std::string_view of, std::string_view descriptor) {
   if (status == CUDNN_STATUS_SUCCESS) [[likely]]
     return;
-  fail("cudnn: {}{}{}: {}", what, of, descriptor, cudnn_complaint(status));
+  fail("cudnn: {}{}{}: {}", what, of, descriptor, Status<cudnnStatus_t>::text(status));
 }
 
 }  // namespace
-
-std::string cudnn_complaint(cudnnStatus_t status) {
-  std::array<char, 2048> words{};
-  cudnn().cudnnGetLastErrorString(words.data(), words.size() - 1);
-  std::string text = Status<cudnnStatus_t>::text(status);
-  for (const char* c = words.data(); *c; ++c) {
-    if (c == words.data()) text += ": ";
-    text += *c == '\n' ? ' ' : *c;
-  }
-  while (text.ends_with(' ')) text.pop_back();
-  return text;
-}
 
 Descriptor::Descriptor(cudnnBackendDescriptorType_t type, std::string_view name) : name_(name) {
   expect(cudnn().cudnnBackendCreateDescriptor.raw(type, &raw_), "creating ", "", name_);
@@ -41,7 +27,7 @@ bool Descriptor::finalize_if_supported(std::string* why) {
     expect(status, "finalizing ", "", name_);
     return true;
   }
-  *why = cudnn_complaint(status);
+  *why = Status<cudnnStatus_t>::text(status);
   return false;
 }
 

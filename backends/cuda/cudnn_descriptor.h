@@ -145,7 +145,4 @@ class Descriptor {
   std::string_view name_;
 };
 
-/// What cuDNN says about the last call of this thread that failed: "BAD_PARAM: ..." with its own words, on one line.
-std::string cudnn_complaint(cudnnStatus_t status);
-
 }  // namespace rp::cuda

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "reprise/test/cuda/state.h"
+
 namespace rp::test {
 namespace {
 
@@ -11,6 +13,7 @@ using Pointer = std::shared_ptr<FakeDescriptor>;
 
 FakeCudnn state;
 std::string complaint;
+cudaStream_t stream = nullptr;
 
 cudnnStatus_t wrong(cudnnStatus_t status, std::string text) {
   complaint = std::move(text);
@@ -168,7 +171,11 @@ cudnnStatus_t create_handle(cudnnHandle_t* handle) {
   return CUDNN_STATUS_SUCCESS;
 }
 cudnnStatus_t destroy_handle(cudnnHandle_t) { return CUDNN_STATUS_SUCCESS; }
-cudnnStatus_t set_stream(cudnnHandle_t, cudaStream_t) { return planted() ? state.fail_with : CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t set_stream(cudnnHandle_t, cudaStream_t to) {
+  if (planted()) return state.fail_with;
+  stream = to;
+  return CUDNN_STATUS_SUCCESS;
+}
 
 cudnnStatus_t create(cudnnBackendDescriptorType_t type, cudnnBackendDescriptor_t* descriptor) {
   if (planted()) return state.fail_with;
@@ -241,14 +248,20 @@ cudnnStatus_t execute(cudnnHandle_t, cudnnBackendDescriptor_t plan, cudnnBackend
   if (ids.size() != pointers.size()) return wrong(CUDNN_STATUS_BAD_PARAM, "as many numbers as pointers");
   std::map<int64_t, void*> memory;
   for (size_t i = 0; i < ids.size(); ++i) memory[ids[i]] = pointers[i];
-  if (const auto bytes = p.one<int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE))
-    std::memset(v.one<void*>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE), 0xFF, static_cast<size_t>(bytes));
-  run_fake_graph(p.child(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)
-                     .child(CUDNN_ATTR_ENGINECFG_ENGINE)
-                     .child(CUDNN_ATTR_ENGINE_OPERATION_GRAPH),
-                 memory);
-  ++state.runs;
-  return CUDNN_STATUS_SUCCESS;
+  const auto bytes = static_cast<size_t>(p.one<int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE));
+  void* const workspace = v.one<void*>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE);
+  const auto work = [graph = p.child(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)
+                                 .child(CUDNN_ATTR_ENGINECFG_ENGINE)
+                                 .at(CUDNN_ATTR_ENGINE_OPERATION_GRAPH)
+                                 .children.at(0),
+                     memory, workspace, bytes] {
+    if (bytes) std::memset(workspace, 0xFF, bytes);
+    run_fake_graph(*graph, memory);
+    ++state.runs;
+  };
+  const cudaError_t queued =
+      fake::state->queue(fake::state->stream(stream), {.kind = fake::Work::Kind::call, .call = work});
+  return queued == cudaSuccess ? CUDNN_STATUS_SUCCESS : wrong(CUDNN_STATUS_EXECUTION_FAILED_CUDART, "cannot be queued");
 }
 
 }  // namespace
@@ -261,6 +274,8 @@ std::shared_ptr<FakeDescriptor> descriptor_of(const std::string& text) {
 }
 
 FakeCudnn& fake_cudnn() { return state; }
+
+namespace {
 
 const cuda::Cudnn& fake_cudnn_table() {
   static const cuda::Cudnn* const table = [] {
@@ -281,5 +296,13 @@ const cuda::Cudnn& fake_cudnn_table() {
   }();
   return *table;
 }
+
+}  // namespace
+
+UsesFakeCudnn::UsesFakeCudnn() {
+  state = {};
+  cuda::install_fake(&fake_cudnn_table());
+}
+UsesFakeCudnn::~UsesFakeCudnn() { cuda::install_fake(static_cast<const cuda::Cudnn*>(nullptr)); }
 
 }  // namespace rp::test

@@ -48,9 +48,16 @@ struct FakeCudnn {
   bool refuses_everything = false;           // no engine supports any graph
 };
 
-/// Its state, and the table that leads to it.
+/// What there is of it.
 FakeCudnn& fake_cudnn();
-const cuda::Cudnn& fake_cudnn_table();
+
+/// While it lives, the library uses the fake. It runs its graphs on the fake device that lives.
+class UsesFakeCudnn {
+ public:
+  UsesFakeCudnn();
+  ~UsesFakeCudnn();
+  UsesFakeCudnn(const UsesFakeCudnn&) = delete;
+};
 
 /// The tree of a descriptor as text, and back.
 std::string text_of(const FakeDescriptor& descriptor);
