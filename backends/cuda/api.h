@@ -66,6 +66,7 @@ struct Runtime : Table {
   RP_ENTRY(cudaOccupancyMaxActiveClusters);
   RP_ENTRY(cudaGraphCreate);
   RP_ENTRY(cudaGraphDestroy);
+  RP_ENTRY(cudaGraphAddChildGraphNode);
   RP_ENTRY(cudaGraphAddKernelNode);
   RP_ENTRY(cudaGraphKernelNodeSetAttribute);
   RP_ENTRY(cudaGraphAddMemcpyNode);

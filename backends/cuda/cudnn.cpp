@@ -1,5 +1,7 @@
 #include "reprise/backends/cuda/cudnn.h"
 
+#include <array>
+
 namespace rp::cuda {
 namespace {
 
@@ -16,6 +18,14 @@ void install_fake(const Cudnn* fake) {
   InUse<Cudnn>::fake = fake;
 }
 
-std::string Status<cudnnStatus_t>::text(cudnnStatus_t status) { return cudnn().cudnnGetErrorString(status); }
+std::string Status<cudnnStatus_t>::text(cudnnStatus_t status) {
+  std::array<char, 2048> words{};
+  cudnn().cudnnGetLastErrorString(words.data(), words.size() - 1);
+  std::string text = cudnn().cudnnGetErrorString(status);
+  if (words[0]) text += ": ";
+  for (const char* c = words.data(); *c; ++c) text += *c == '\n' ? ' ' : *c;
+  while (text.ends_with(' ')) text.pop_back();
+  return text;
+}
 
 }  // namespace rp::cuda

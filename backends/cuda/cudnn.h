@@ -9,6 +9,7 @@ namespace rp::cuda {
 template <>
 struct Status<cudnnStatus_t> {
   static bool ok(cudnnStatus_t status) { return status == CUDNN_STATUS_SUCCESS; }
+  /// With cuDNN's own words on the last call of this thread that failed, on one line.
   static std::string text(cudnnStatus_t status);
 };
 

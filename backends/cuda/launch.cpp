@@ -6,6 +6,11 @@
 
 namespace rp::cuda {
 
+void launch(const LibraryWork& work, std::span<const std::byte> args) {
+  if (LaunchList* const list = LaunchList::active()) return list->add(work, args);
+  work.queue(args, compute_stream());
+}
+
 void launch(const Function& f, const Launch& how, std::span<const std::byte> args) {
   if (args.size() != f.argument_bytes()) [[unlikely]]
     fail("{}: expected {} bytes of arguments, got {}", f.name(), f.argument_bytes(), args.size());

@@ -19,11 +19,21 @@ LaunchList* LaunchList::active() { return active_list; }
 LaunchList::Scope::Scope(LaunchList& list) { active_list = &list; }
 LaunchList::Scope::~Scope() { active_list = nullptr; }
 
-void LaunchList::add(const Function& function, const Launch& how, std::span<const std::byte> args) {
+size_t LaunchList::keep(std::span<const std::byte> args) {
   const size_t at = (args_.size() + alignment - 1) / alignment * alignment;
   args_.resize(at + args.size());
   std::copy(args.begin(), args.end(), args_.begin() + static_cast<std::ptrdiff_t>(at));
+  return at;
+}
+
+void LaunchList::add(const Function& function, const Launch& how, std::span<const std::byte> args) {
+  const size_t at = keep(args);
   works_.push_back({.kind = Kind::kernel, .function = &function, .how = how, .args = at, .args_bytes = args.size()});
+}
+
+void LaunchList::add(const LibraryWork& work, std::span<const std::byte> args) {
+  const size_t at = keep(args);
+  works_.push_back({.kind = Kind::library, .args = at, .args_bytes = args.size(), .library = &work});
 }
 
 void LaunchList::add_copy(std::byte* to, const std::byte* from, size_t bytes) {
@@ -50,6 +60,8 @@ void LaunchList::launch() const {
   for (const Work& w : works_) {
     if (w.kind == Kind::kernel)
       cuda::launch(*w.function, w.how, args(w));
+    else if (w.kind == Kind::library)
+      cuda::launch(*w.library, args(w));
     else if (w.kind == Kind::copy)
       copy(w.to, w.from, w.bytes, Direction::on_device);
     else
@@ -59,9 +71,10 @@ void LaunchList::launch() const {
 
 bool LaunchList::same_shape(const LaunchList& other) const {
   return std::equal(works_.begin(), works_.end(), other.works_.begin(), other.works_.end(),
-                    [](const Work& a, const Work& b) {
+                    [&](const Work& a, const Work& b) {
                       return a.kind == b.kind && a.function == b.function && a.how == b.how &&
-                             a.args_bytes == b.args_bytes && a.bytes == b.bytes;
+                             a.args_bytes == b.args_bytes && a.bytes == b.bytes && a.library == b.library &&
+                             (!a.library || std::ranges::equal(args(a), other.args(b)));
                     });
 }
 

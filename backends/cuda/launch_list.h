@@ -1,6 +1,8 @@
 #pragma once
 // What a plan asks of the device, as a list: it is launched piece by piece, or made into a CUDA graph that is launched
 // at once.
+#include <cuda_runtime_api.h>
+
 #include <span>
 #include <string>
 #include <vector>
@@ -9,9 +11,21 @@
 
 namespace rp::cuda {
 
+/// What a library does at a launch. It may be asked to do so more than once.
+class LibraryWork {
+ public:
+  virtual ~LibraryWork() = default;
+  /// Queues it on a stream. `args` is what was launched with.
+  virtual void queue(std::span<const std::byte> args, cudaStream_t stream) const = 0;
+};
+
+/// Queues it on the compute stream, or adds it to the thread's active LaunchList. `work` must live as long as the list,
+/// and what it makes of `args` must not depend on anything else.
+void launch(const LibraryWork& work, std::span<const std::byte> args);
+
 class LaunchList {
  public:
-  enum class Kind : uint8_t { kernel, copy, fill };
+  enum class Kind : uint8_t { kernel, copy, fill, library };
   struct Work {
     Kind kind;
     const Function* function = nullptr;
@@ -21,6 +35,7 @@ class LaunchList {
     const std::byte* from = nullptr;
     size_t bytes = 0;
     std::byte value{};
+    const LibraryWork* library = nullptr;
   };
 
   /// The list that the calling thread's launches, copies and fills go to, null if they go to the device.
@@ -35,6 +50,7 @@ class LaunchList {
   };
 
   void add(const Function& function, const Launch& how, std::span<const std::byte> args);
+  void add(const LibraryWork& work, std::span<const std::byte> args);
   void add_copy(std::byte* to, const std::byte* from, size_t bytes);
   void add_fill(std::byte* to, std::byte value, size_t bytes);
 
@@ -49,12 +65,14 @@ class LaunchList {
   std::span<const std::byte> args(const Work& work) const { return {args_.data() + work.args, work.args_bytes}; }
   /// Puts everything on the compute stream, piece by piece.
   void launch() const;
-  /// The same kernels and transfers on as many blocks and bytes, though on other addresses and numbers.
+  /// The same kernels and transfers on as many blocks and bytes, though on other addresses and numbers; of libraries,
+  /// exactly the same.
   bool same_shape(const LaunchList& other) const;
   /// Whether piece `i`, of the same shape in both, has the same addresses and numbers.
   bool same_work(const LaunchList& other, size_t i) const;
 
  private:
+  size_t keep(std::span<const std::byte> args);
   std::vector<Work> works_;
   std::vector<std::byte> args_;
   std::string left_;

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "reprise/backends/cuda/api.h"
+#include "reprise/backends/cuda/handles.h"
 #include "reprise/backends/cuda/launch_list.h"
 #include "reprise/backends/cuda/stream.h"
 #include "reprise/core/switches.h"
@@ -36,6 +37,30 @@ cudaMemsetParams fill_params(const LaunchList::Work& w) {
   p.height = 1;
   return p;
 }
+
+// What a library queues, as a graph. It has run before, so that it has loaded all that it needs.
+class Captured {
+ public:
+  Captured(const LibraryWork& work, std::span<const std::byte> args) {
+    const Runtime& cuda = runtime();
+    const Stream stream;
+    cuda.cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    try {
+      work.queue(args, stream);
+    } catch (...) {
+      cuda.cudaStreamEndCapture.raw(stream, &graph_);
+      if (graph_) cuda.cudaGraphDestroy.raw(graph_);
+      throw;
+    }
+    cuda.cudaStreamEndCapture(stream, &graph_);
+  }
+  ~Captured() { runtime().cudaGraphDestroy.raw(graph_); }
+  Captured(const Captured&) = delete;
+  cudaGraph_t graph() const { return graph_; }
+
+ private:
+  cudaGraph_t graph_{};
+};
 
 // A list made into a graph, with the list as the graph has it.
 class Graph {
@@ -86,6 +111,9 @@ class Graph {
       cuda.cudaGraphAddKernelNode(&node, graph_, before, count, &p);
       w.function->allow(w.how);
       set_attributes(node, w.how);
+    } else if (w.kind == LaunchList::Kind::library) {
+      const Captured part(*w.library, list_.args(w));
+      cuda.cudaGraphAddChildGraphNode(&node, graph_, before, count, part.graph());
     } else if (w.kind == LaunchList::Kind::copy) {
       cuda.cudaGraphAddMemcpyNode1D(&node, graph_, before, count, w.to, w.from, w.bytes, cudaMemcpyDeviceToDevice);
     } else {
@@ -150,10 +178,8 @@ class GraphReplay final : public Replay {
       return launch(pointers, scalars);
     }
     graph_.reset();
-    if (list_.same_shape(before_)) {
-      graph_ = std::make_unique<Graph>(list_);
-      return launch(pointers, scalars);
-    }
+    if (list_.same_shape(before_) && make_graph()) return launch(pointers, scalars);
+    if (!direct_.empty()) return list_.launch();
     list_.launch();
     before_ = list_;
   }
@@ -175,6 +201,18 @@ class GraphReplay final : public Replay {
     direct_ = fmt::format("{} launches, a graph has {} to {}", n, least_nodes, most_nodes);
     list_.launch();
     return true;
+  }
+
+  // False, with the reason, if a library does what cannot be captured.
+  bool make_graph() {
+    try {
+      graph_ = std::make_unique<Graph>(list_);
+      return true;
+    } catch (const Error& e) {
+      if (std::ranges::none_of(list_.works(), [](const LaunchList::Work& w) { return w.library; })) throw;
+      direct_ = e.what();
+      return false;
+    }
   }
 
   void launch(std::span<std::byte* const> pointers, std::span<const uint64_t> scalars) {

@@ -77,6 +77,25 @@ cudaError_t add_fill(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNo
              {.kind = Work::Kind::fill, .to = p->dst, .bytes = p->width, .value = static_cast<int>(p->value)});
 }
 
+/// The nodes of another graph, and one that waits for all of them.
+cudaError_t add_child(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* before, size_t count,
+                      cudaGraph_t child) {
+  Graph *const g = graph_of(graph), *const from = graph_of(child);
+  if (!g || !from) return cudaErrorInvalidValue;
+  std::map<const Node*, Node*> made;
+  for (const auto& n : from->nodes) {
+    auto copy = std::make_unique<Node>();
+    copy->work = n->work;
+    for (const Node* const b : n->before) copy->before.push_back(made.at(b));
+    for (size_t i = 0; i < count && n->before.empty(); ++i) copy->before.push_back(reinterpret_cast<Node*>(before[i]));
+    made[n.get()] = copy.get();
+    g->nodes.push_back(std::move(copy));
+  }
+  const cudaError_t status = add(node, graph, before, count, {.kind = Work::Kind::call, .call = [] {}});
+  for (const auto& [original, copy] : made) g->nodes.back()->before.push_back(copy);
+  return status;
+}
+
 cudaError_t set_attribute(cudaGraphNode_t node, cudaLaunchAttributeID id, const cudaLaunchAttributeValue* value) {
   Work& work = reinterpret_cast<Node*>(node)->work;
   if (id == cudaLaunchAttributeCooperative)
@@ -202,6 +221,7 @@ cudaError_t launch(cudaGraphExec_t exec, cudaStream_t stream) {
 void put_graphs(cuda::Runtime& table) {
   put<create>(table.cudaGraphCreate);
   put<destroy>(table.cudaGraphDestroy);
+  put<add_child>(table.cudaGraphAddChildGraphNode);
   put<add_kernel>(table.cudaGraphAddKernelNode);
   put<set_attribute>(table.cudaGraphKernelNodeSetAttribute);
   put<add_copy>(table.cudaGraphAddMemcpyNode1D);

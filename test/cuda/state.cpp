@@ -57,7 +57,7 @@ bool State::pinned(const void* data, size_t bytes) const {
 
 /// Memory that work touches must be there, both when it is queued and when it runs.
 cudaError_t State::check(const Work& work) {
-  if (work.kind == Work::Kind::kernel) return cudaSuccess;
+  if (work.kind == Work::Kind::kernel || work.kind == Work::Kind::call) return cudaSuccess;
   const auto check_place = [&](const void* data, const char* verb) {
     if (arena.holds(data, work.bytes) || pinned(data, work.bytes)) return cudaSuccess;
     if (!arena.contains(data)) return find(fmt::format("a copy that {} memory which is not pinned", verb));
@@ -77,13 +77,20 @@ void State::run(const Work& work) {
     case Work::Kind::fill:
       std::memset(work.to, work.value, work.bytes);
       break;
+    case Work::Kind::call:
+      work.call();
+      break;
     case Work::Kind::kernel: {
       const std::string wrong = run_grid(*work.function, work.args.data(), work.shape, schedule);
       if (!wrong.empty()) return fault(wrong, cudaErrorLaunchFailure);
     }
   }
   if (const std::string where = arena.damage(); !where.empty())
-    fault(fmt::format("{} wrote {}", work.function ? "kernel " + work.function->name : "a copy", where),
+    fault(fmt::format("{} wrote {}",
+                      work.function ? "kernel " + work.function->name
+                      : work.call   ? "a library"
+                                    : "a copy",
+                      where),
           cudaErrorIllegalAddress);
 }
 

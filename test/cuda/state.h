@@ -29,9 +29,9 @@ struct Library {
   const rp_shim::Thread** now = nullptr;
 };
 
-/// A launch, a copy or a fill, with all that it needs.
+/// A launch, a copy, a fill or what another library does, with all that it needs.
 struct Work {
-  enum class Kind : uint8_t { kernel, copy, fill } kind;
+  enum class Kind : uint8_t { kernel, copy, fill, call } kind;
   LoadedFunction* function = nullptr;
   GridShape shape{};
   std::vector<std::byte> args{};
@@ -39,6 +39,7 @@ struct Work {
   const void* from = nullptr;
   size_t bytes = 0;
   int value = 0;
+  std::function<void()> call{};
 };
 
 struct Node {

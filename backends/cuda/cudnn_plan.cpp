@@ -1,0 +1,151 @@
+#include "reprise/backends/cuda/cudnn_plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <unordered_map>
+
+#include "reprise/backends/cuda/cache.h"
+#include "reprise/backends/cuda/sha256.h"
+
+namespace rp::cuda {
+namespace {
+
+constexpr size_t round_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+/// cuDNN on the device here. A handle serves one call at a time.
+class Handle {
+ public:
+  Handle() { cudnn().cudnnCreate(&handle_); }
+  ~Handle() { cudnn().cudnnDestroy.raw(handle_); }
+  Handle(const Handle&) = delete;
+
+  void execute(const Descriptor& plan, const Descriptor& pack, cudaStream_t stream) {
+    const std::lock_guard lock(mutex_);
+    cudnn().cudnnSetStream(handle_, stream);
+    cudnn().cudnnBackendExecute(handle_, plan.raw(), pack.raw());
+  }
+
+ private:
+  std::mutex mutex_;
+  cudnnHandle_t handle_ = nullptr;
+};
+
+Lazy<Handle> handle;
+
+}  // namespace
+
+DnnPlan::DnnPlan(const DnnGraph& graph, DnnChoice choice, const DnnTarget& target)
+    : choice_(std::move(choice)), plan_(empty_dnn_plan(target)), alignment_(graph.alignment) {
+  plan_.set<CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION>(choice_.plan);
+  plan_.finalize();
+  const auto number_tensors = [&](DnnTensor::Kind kind, auto&& each) {
+    for (size_t i = 0; i < graph.tensors.size(); ++i) {
+      if (graph.tensors[i].kind != kind) continue;
+      numbers_.push_back(dnn_number(i));
+      each(graph.tensors[i]);
+    }
+  };
+  number_tensors(DnnTensor::Kind::operand, [&](const DnnTensor&) { ++operands_; });
+  number_tensors(DnnTensor::Kind::scratch, [&](const DnnTensor& t) {
+    offsets_.push_back(own_bytes_);
+    own_bytes_ += round_up(static_cast<size_t>(element_count(t.shape)) * size_of(t.type));
+  });
+  number_tensors(DnnTensor::Kind::constant, [&](const DnnTensor& t) { values_.push_back(t.value); });
+}
+
+void DnnPlan::run(std::span<std::byte* const> operands, std::byte* workspace) const {
+  if (operands.size() != operands_) fail("cudnn: expected {} operands, got {}", operands_, operands.size());
+  for (std::byte* const o : operands)
+    if (reinterpret_cast<uintptr_t>(o) % alignment_) fail("cudnn: expected operands aligned to {} bytes", alignment_);
+  std::vector<std::byte*> args(operands.begin(), operands.end());
+  args.push_back(workspace);
+  launch(*this, std::as_bytes(std::span(args)));
+}
+
+void DnnPlan::queue(std::span<const std::byte> args, cudaStream_t stream) const {
+  std::vector<void*> pointers(operands_ + 1);
+  std::memcpy(pointers.data(), args.data(), args.size());
+  auto* const workspace = static_cast<std::byte*>(pointers.back());
+  pointers.pop_back();
+  for (const size_t offset : offsets_) pointers.push_back(workspace + offset);
+  for (const float& value : values_) pointers.push_back(const_cast<float*>(&value));
+  Descriptor pack = Descriptor::make<CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR>();
+  pack.set<CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS>(numbers_);
+  pack.set<CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS>(pointers);
+  pack.set<CUDNN_ATTR_VARIANT_PACK_WORKSPACE>(static_cast<void*>(workspace + own_bytes_));
+  pack.finalize();
+  handle.get().execute(plan_, pack, stream);
+}
+
+namespace {
+
+/// All plans of the process.
+class Plans {
+ public:
+  Plans() : disk_(DiskCache::user_folder()) {}
+
+  const DnnPlan& get(const DnnGraph& graph) {
+    Slot& slot = slot_of(to_string(graph));
+    const std::lock_guard lock(slot.mutex);
+    if (slot.refusal.empty() && !slot.plan) {
+      try {
+        slot.plan = make(graph);
+      } catch (const Error& e) {
+        slot.refusal = e.what();
+      }
+    }
+    if (!slot.plan) fail("{}", slot.refusal);
+    return *slot.plan;
+  }
+
+ private:
+  /// Of one graph: whoever asks while its plan is made waits for that.
+  struct Slot {
+    std::mutex mutex;
+    std::unique_ptr<const DnnPlan> plan;
+    std::string refusal;
+  };
+
+  Slot& slot_of(const std::string& text) {
+    const std::lock_guard lock(mutex_);
+    std::unique_ptr<Slot>& slot = slots_[text];
+    if (!slot) slot = std::make_unique<Slot>();
+    return *slot;
+  }
+
+  std::unique_ptr<const DnnPlan> make(const DnnGraph& graph) {
+    const DnnTarget& target = DnnTarget::here();
+    const std::string key =
+        hex(sha256(fmt::format("cudnn {}\n{}\n{}", cudnn().cudnnGetVersion(), target.properties(), to_string(graph))));
+    if (const std::optional<std::string> stored = disk_.read(key)) try {
+        return std::make_unique<DnnPlan>(graph, choice_of(*stored), target);
+      } catch (const Error&) {  // what another library wrote is not understood: it is made anew
+      }
+    auto plan = std::make_unique<DnnPlan>(graph, choose_engine(graph, target), target);
+    disk_.write(key, text_of(plan->choice()));
+    return plan;
+  }
+
+  static std::string text_of(const DnnChoice& c) { return fmt::format("{} {}\n{}", c.engine, c.workspace, c.plan); }
+  static DnnChoice choice_of(const std::string& text) {
+    DnnChoice c;
+    int start = 0;
+    if (std::sscanf(text.c_str(), "%ld %ld\n%n", &c.engine, &c.workspace, &start) < 2 || start == 0)
+      fail("cudnn: expected a stored plan");
+    c.plan = text.substr(static_cast<size_t>(start));
+    return c;
+  }
+
+  DiskCache disk_;
+  std::mutex mutex_;
+  std::unordered_map<std::string, std::unique_ptr<Slot>> slots_;
+};
+
+Lazy<Plans> plans;
+
+}  // namespace
+
+const DnnPlan& dnn_plan(const DnnGraph& graph) { return plans.get().get(graph); }
+
+}  // namespace rp::cuda
