@@ -99,6 +99,8 @@ class Backend {
   /// Compiled form of a program; equal programs give the same object, which lives for ever.
   virtual const Compiled* compile(const Program& program) = 0;
   virtual std::unique_ptr<RegionKernel> compile(const Region& region) = 0;
+  /// All steps of a scan as one kernel. Null if there is none; `why` says what forbids it, where such kernels exist.
+  virtual std::unique_ptr<RegionKernel> compile_scan(const Region&, std::string* /*why*/) { return nullptr; }
   /// For one plan; null where launching is cheap.
   virtual std::unique_ptr<Replay> replay() { return nullptr; }
   /// The limits of one thread, or of all that kernels may use now. Measured when first asked for, in a few ms.

@@ -36,6 +36,7 @@ constexpr std::array all_rewrites{
     Rewrite{"loops", "a scan is one op; off: its body is called step by step (outside captures)"},
     Rewrite{"hoist", "what does not change leaves the loop of a scan"},
     Rewrite{"body", "bodies of control ops run as plans; off: op by op"},
+    Rewrite{"persist", "all steps of a scan are one kernel, on devices that have such kernels"},
     Rewrite{"carries", "carries and stacked results of a scan are left where they are wanted"},
     Rewrite{"share", "equal nodes become one"},
     Rewrite{"turn", "the transpose of a product is formed as a product"},

@@ -58,7 +58,9 @@ class Owners {
 
 class ScanKernel final : public RegionKernel {
  public:
-  ScanKernel(const Region& region, bool fuse) : backend_(backend_of(region)), a_(region.attrs.as<ControlAttrs>()) {
+  /// `why`: what forbids one kernel for all steps.
+  ScanKernel(const Region& region, bool fuse, std::string why)
+      : backend_(backend_of(region)), a_(region.attrs.as<ControlAttrs>()), why_(std::move(why)) {
     const auto inputs = region.operands.size() - region.results.size();
     operands_ = inputs;
     result_operand_.assign(static_cast<size_t>(a_.results), -1);
@@ -76,7 +78,9 @@ class ScanKernel final : public RegionKernel {
   }
 
   void run(const RegionCall& call) const override;
-  std::string form() const override { return fmt::format("{} steps", a_.length); }
+  std::string form() const override {
+    return fmt::format("{} steps{}{}", a_.length, why_.empty() ? "" : ", launched one by one: ", why_);
+  }
   size_t scratch_bytes() const override { return scratch_; }
   std::vector<Body> bodies() const override { return {{"step", plan_.get(), a_.length}}; }
 
@@ -110,6 +114,7 @@ class ScanKernel final : public RegionKernel {
 
   Backend& backend_;
   ControlAttrs a_;
+  std::string why_;
   bool in_place_ = !disabled("carries");  // carries and stacks are made where they are wanted
   size_t operands_ = 0;
   std::vector<int> result_operand_;
@@ -334,7 +339,12 @@ class SteppedKernel final : public RegionKernel {
 
 std::unique_ptr<RegionKernel> compile_control(const Region& region, bool fuse) {
   if (disabled("body")) return std::make_unique<SteppedKernel>(region);
-  if (region.op == &scan_op) return std::make_unique<ScanKernel>(region, fuse);
+  if (region.op == &scan_op) {
+    std::string why;
+    if (fuse && !disabled("persist"))
+      if (auto kernel = backend_of(region).compile_scan(region, &why)) return kernel;
+    return std::make_unique<ScanKernel>(region, fuse, std::move(why));
+  }
   if (region.op == &cond_op) return std::make_unique<CondKernel>(region, fuse);
   return std::make_unique<WhileKernel>(region, fuse);
 }

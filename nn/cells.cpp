@@ -139,13 +139,11 @@ Tensor GRUCell::candidate(const Tensor& from_x, const Tensor& from_h, const Tens
 Tensor GRUCell::operator()(In x, const Tensor& h) const {
   const Scope scope(*this, x.loc);
   if (begin(x) && candidate_bias_) make(*candidate_bias_, {units_}, weights_.bias_init);
-  const int64_t n = units_, products = reset_after_ ? 3 : 2;
-  const Tensor from_x = linear(x, input_weight(), bias());
-  const Tensor from_h = matmul(h, recurrent_weight().slice(1, 0, products * n));
-  const Tensor both = sigmoid(from_x.slice(1, 0, 2 * n) + from_h.slice(1, 0, 2 * n));
-  const Tensor r = both.slice(1, 0, n), z = both.slice(1, n, 2 * n);
-  const Tensor candidate_from_h = reset_after_ ? from_h.slice(1, 2 * n, 3 * n) : Tensor();
-  return (1 - z) * candidate(from_x.slice(1, 2 * n, 3 * n), candidate_from_h, r, h) + z * h;
+  const int64_t products = reset_after_ ? 3 : 2;
+  const Tensors from_x = split(linear(x, input_weight(), bias()), 3, 1);
+  const Tensors from_h = split(matmul(h, recurrent_weight().slice(1, 0, products * units_)), products, 1);
+  const Tensor r = sigmoid(from_x[0] + from_h[0]), z = sigmoid(from_x[1] + from_h[1]);
+  return (1 - z) * candidate(from_x[2], reset_after_ ? from_h[2] : Tensor(), r, h) + z * h;
 }
 
 // ---- LiGRU ----

@@ -55,6 +55,9 @@ class CudaBackend final : public Backend {
   }
   const Compiled* compile(const Program&) override { fail("cuda: programs are compiled as parts of regions"); }
   std::unique_ptr<RegionKernel> compile(const Region& region) override { return compile_region(region); }
+  std::unique_ptr<RegionKernel> compile_scan(const Region& region, std::string* why) override {
+    return cuda::compile_scan(region, why);
+  }
   std::unique_ptr<Replay> replay() override { return cuda::make_replay(); }
 
   // From what the device says of itself: arithmetic of its 32-bit lanes, two operations a cycle each; its memory's bus.

@@ -226,6 +226,77 @@ template <class Index>
 __device__ __forceinline__ Index quotient(Index n, Divisor<Index> by) {
   return (high_product(n, by.multiplier) + n) >> by.shift;
 }
+
+// ---- between blocks that are there at the same time ----
+
+#ifdef RP_SHIM
+
+inline void cluster_barrier() { RP_SHIM_CLUSTER_BARRIER(); }
+inline void grid_barrier(u64*, u32) { RP_SHIM_GRID_BARRIER(); }
+template <class T>
+void store_to_peer(T* place, u32 rank, T value) {
+  *(T*)rp_shim::peer_shared((char*)place, rank) = value;
+}
+template <class T>
+T load_fresh(const T* from) {
+  return *from;
+}
+
+#else
+
+// All threads of the cluster; what they have stored until then is seen by all.
+__device__ __forceinline__ void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+// All threads of `blocks` blocks. The word counts who has come below its upper half, which counts the meetings; it was
+// zero once, and who comes last leaves none there.
+__device__ __forceinline__ void grid_barrier(u64* word, u32 blocks) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    u64 before, now;
+    asm volatile("atom.add.acq_rel.gpu.global.u64 %0, [%1], 1;" : "=l"(before) : "l"(word) : "memory");
+    const u64 meeting = before >> 32;
+    if ((u32)before + 1 == blocks)
+      asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(word), "l"((meeting + 1) << 32) : "memory");
+    else
+      do asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(now) : "l"(word) : "memory");
+      while (now >> 32 == meeting);
+  }
+  __syncthreads();
+}
+
+// Into the same place of the shared memory of a block of the cluster.
+template <class T>
+__device__ __forceinline__ void store_to_peer(T* place, u32 rank, T value) {
+  const u32 own = (u32)__cvta_generic_to_shared(place);
+  u32 there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(own), "r"(rank));
+  if (sizeof(T) == 8)
+    asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(there), "l"(*(u64*)&value) : "memory");
+  else
+    asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(there), "r"(*(u32*)&value) : "memory");
+}
+
+// 4, 8 or 16 bytes as other blocks have stored them.
+template <class T>
+__device__ __forceinline__ T load_fresh(const T* from) {
+  union {
+    uint4 vector;
+    u64 wide;
+    u32 word;
+    T value;
+  } bits;
+  if (sizeof(T) == 16)
+    bits.vector = __ldcg((const uint4*)from);
+  else if (sizeof(T) == 8)
+    bits.wide = __ldcg((const u64*)from);
+  else
+    bits.word = __ldcg((const u32*)from);
+  return bits.value;
+}
+
+#endif
 )text";
 
 }  // namespace rp::cuda

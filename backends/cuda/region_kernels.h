@@ -14,5 +14,7 @@ std::unique_ptr<RegionKernel> compile_copy(const Region& region);
 std::unique_ptr<RegionKernel> compile_gemm(const Region& region);
 std::unique_ptr<RegionKernel> compile_conv(const Region& region);
 std::unique_ptr<RegionKernel> compile_call(const Region& region);
+/// All steps of a scan; null, with the reason, if that is not one kernel (scan.h).
+std::unique_ptr<RegionKernel> compile_scan(const Region& region, std::string* why);
 
 }  // namespace rp::cuda

@@ -1,0 +1,112 @@
+#include "reprise/backends/cuda/scan.h"
+
+#include "reprise/backends/cuda/device.h"
+#include "reprise/backends/cuda/memory.h"
+#include "reprise/backends/cuda/module.h"
+#include "reprise/backends/cuda/region_kernels.h"
+#include "reprise/backends/cuda/scan_text.h"
+#include "reprise/backends/cuda/stream.h"
+
+namespace rp::cuda {
+namespace {
+
+/// Words where the blocks of a slice meet. Kernels leave them as they find them, so they are shared: each takes the
+/// next ones, that kernels which run side by side have their own.
+class MeetingWords {
+ public:
+  MeetingWords() : data_(allocate_bytes(bytes)) {
+    const std::vector<std::byte> zeros(bytes);
+    copy(data_, zeros.data(), bytes, Direction::to_device);
+  }
+  ~MeetingWords() { release_bytes(data_, bytes); }
+  MeetingWords(const MeetingWords&) = delete;
+
+  std::byte* at(size_t first) const { return data_ + first * apart; }
+  static size_t take(size_t count) {
+    static std::atomic<size_t> next = 0;
+    return next.fetch_add(count) % (words - most);
+  }
+
+  static constexpr size_t words = 4096, most = 1024, apart = 128, bytes = words * apart;
+
+ private:
+  std::byte* data_;
+};
+
+Lazy<MeetingWords> meeting_words;
+
+class PersistentScan final : public RegionKernel {
+ public:
+  PersistentScan(const ScanBody& body, const ScanChoice& choice, size_t operands)
+      : steps_(body.attrs.length),
+        parameters_(static_cast<size_t>(body.graph().parameters)),
+        operands_(operands),
+        choice_(choice),
+        meetings_(meetings_of(body)),
+        handed_(scan_memory(body, choice).handed),
+        first_word_(MeetingWords::take(handed_ ? static_cast<size_t>(choice.slices) : 0)),
+        function_(function_of(scan_text(body, choice, operands))) {
+    if (handed_) meeting_words.get();  // not while launches are recorded
+    how_.blocks = static_cast<uint32_t>(choice.blocks * choice.slices);
+    how_.threads = static_cast<uint32_t>(choice.threads);
+    how_.shared_bytes = choice.shared_bytes;
+    how_.cooperative = handed_ > 0;
+    if (choice.meeting == ScanMeeting::cluster) how_.cluster = static_cast<uint32_t>(choice.blocks);
+  }
+
+  void run(const RegionCall& call) const override {
+    std::vector<uint64_t> words;
+    const auto add = [&](const std::byte* address) { words.push_back(reinterpret_cast<uintptr_t>(address)); };
+    for (size_t k = 0; k < operands_; ++k) add(call.pointers[k]);
+    if (handed_) {
+      add(meeting_words.get().at(first_word_));
+      add(call.scratch);
+    }
+    words.push_back(static_cast<uint64_t>(steps_));
+    words.insert(words.end(), call.scalars, call.scalars + parameters_);
+    launch(function_, how_, std::as_bytes(std::span(words)));
+  }
+
+  size_t scratch_bytes() const override { return handed_; }
+
+  std::string form() const override {
+    constexpr std::string_view names[] = {"", "in a block", "in a cluster", "in the grid"};
+    std::string text = fmt::format("all {} steps, {} blocks of {} threads", steps_, how_.blocks, how_.threads);
+    if (choice_.blocks > 1) text += fmt::format(", {} for {} rows", choice_.blocks, choice_.rows);
+    if (meetings_)
+      text += fmt::format(", {} barrier{} {} a step", meetings_, meetings_ > 1 ? "s" : "",
+                          names[static_cast<size_t>(choice_.meeting)]);
+    return text;
+  }
+
+ private:
+  int64_t steps_;
+  size_t parameters_, operands_;
+  ScanChoice choice_;
+  int meetings_;
+  size_t handed_;
+  size_t first_word_;
+  const Function& function_;
+  Launch how_;
+};
+
+}  // namespace
+
+std::unique_ptr<RegionKernel> scan_kernel(const ScanBody& body, const ScanChoice& choice, size_t operands) {
+  return std::make_unique<PersistentScan>(body, choice, operands);
+}
+
+ScanDevice scan_device() {
+  const cudaDeviceProp& p = device().properties;
+  return {p.multiProcessorCount, static_cast<int64_t>(p.sharedMemPerBlockOptin), p.major >= 9 ? 8 : 1};
+}
+
+std::unique_ptr<RegionKernel> compile_scan(const Region& region, std::string* why) {
+  const std::optional<ScanBody> body = scan_body(region, why);
+  if (!body) return nullptr;
+  const std::optional<ScanChoice> choice = choose_scan(*body, scan_device(), why);
+  if (!choice) return nullptr;
+  return scan_kernel(*body, *choice, region.operands.size());
+}
+
+}  // namespace rp::cuda

@@ -1,0 +1,15 @@
+#pragma once
+// All steps of a scan in one launch.
+#include <memory>
+
+#include "reprise/backends/cuda/scan_choice.h"
+
+namespace rp::cuda {
+
+/// The kernel of a scan with so many operands, results included, for one way to spread it over the device.
+std::unique_ptr<RegionKernel> scan_kernel(const ScanBody& body, const ScanChoice& choice, size_t operands);
+
+/// What the device in use has.
+ScanDevice scan_device();
+
+}  // namespace rp::cuda

@@ -1,0 +1,191 @@
+#include "reprise/backends/cuda/scan_choice.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace rp::cuda {
+namespace {
+
+using As = ScanValue::Kind;
+
+constexpr int64_t most_threads = 512, register_file = 65536, most_registers = 255;
+
+// The model's numbers: cycles of a multiprocessor at 1.7 GHz, not measured.
+constexpr double cycle_ns = 0.6;
+constexpr double meeting_cycles[] = {0, 40, 350, 1600};   // by kind of meeting
+constexpr double element_cycles = 150;                    // of the pointwise ops of one row, all in all
+constexpr double launch_ns = 2000, flops_per_ns = 30000;  // of steps as launches of their own
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+bool is_power(int64_t n) { return (n & (n - 1)) == 0; }
+size_t padded(size_t bytes) { return (bytes + 15) / 16 * 16; }
+int64_t bytes_of(const ScanValue& v) { return static_cast<int64_t>(size_of(v.dtype)); }
+int64_t vector_of(const ScanValue& v) { return 16 / bytes_of(v); }
+
+// Registers of a thread: those of its values for each row, and about what addresses and loops take.
+int64_t registers(const ScanBody& body, const ScanChoice& c) {
+  int64_t words = 0, factors = 0;
+  for (const ScanValue& v : body.values) {
+    const int64_t each = body.groups(v) * bytes_of(v) / 4;
+    if (v.held) words += each * c.each;
+    if (v.kind == As::product) factors = std::max(factors, 4 * (body.groups(v) + 1));
+    for (const ScanRead& r : v.reads)
+      if (r.value < 0) words += each * (r.outside.row ? c.each : 1);
+  }
+  return 40 + words + factors;
+}
+
+// Four schedulers issue a warp's instruction each in a cycle; a sum takes four cycles for its next product; shared
+// memory gives 128 bytes in a cycle, and a row's element to all who want it at once.
+double product_cycles(const ScanBody& body, const ScanValue& v, const ScanChoice& c) {
+  const auto warps = static_cast<double>(c.threads / 32), turns = static_cast<double>(ceil_div(c.threads / 32, 4));
+  const auto groups = static_cast<double>(body.groups(v)), each = static_cast<double>(c.each);
+  const double wide = static_cast<double>(bytes_of(v)) / 4;
+  const double arithmetic = turns * each * groups * wide, loads = warps * (groups + each / 2) * wide;
+  return static_cast<double>(v.inner) * std::max({4.0, arithmetic, loads});
+}
+
+double step_cycles(const ScanBody& body, const ScanChoice& c) {
+  double cycles = element_cycles * static_cast<double>(c.each);
+  cycles += meetings_of(body) * meeting_cycles[static_cast<size_t>(c.meeting)];
+  for (const ScanValue& v : body.values) {
+    if (v.kind == As::product) cycles += product_cycles(body, v, c);
+    if (v.kind == As::reduction)
+      cycles += 100 + static_cast<double>(c.rows * body[v.reads[0].value].columns) / static_cast<double>(c.threads) * 4;
+  }
+  for (const ScanExchange& e : body.exchanges) {
+    const auto bytes = static_cast<double>(c.rows * body[e.value].columns * bytes_of(body[e.value]));
+    if (c.meeting == ScanMeeting::cluster) cycles += bytes / 32;
+    if (c.meeting == ScanMeeting::grid) cycles += 700 + bytes / 48;
+  }
+  return cycles;
+}
+
+// Multiply-adds of a step.
+double step_work(const ScanBody& body) {
+  double work = 0;
+  for (const ScanValue& v : body.values)
+    if (v.kind == As::product) work += static_cast<double>(body.batch * v.columns * v.inner);
+  return work;
+}
+
+class Chooser {
+ public:
+  Chooser(const ScanBody& body, const ScanDevice& device) : body_(body), device_(device) {
+    for (const ScanSpace& s : body.spaces) units_ = std::max(units_, s.units);
+  }
+
+  std::vector<ScanChoice> run(std::string* why) {
+    for (int64_t blocks = 1; blocks <= std::min(units_, device_.multiprocessors); ++blocks) {
+      // More blocks with as many units in each would do the same work.
+      if (!is_power(blocks) && ceil_div(units_, blocks) == ceil_div(units_, blocks - 1)) continue;
+      for (int64_t each = 1; each <= 8; each *= 2)
+        for (int64_t strips = 1; strips * each < 2 * body_.batch || strips * each == 1; strips *= 2)
+          consider(blocks, each, strips);
+    }
+    if (found_.empty())
+      *why = fmt::format("the weights and what is exchanged take {} KiB of a block's {} KiB at least",
+                         (least_shared_ + 1023) / 1024, device_.shared_bytes / 1024);
+    return std::move(found_);
+  }
+
+ private:
+  ScanMeeting meeting(int64_t blocks) const {
+    if (body_.exchanges.empty()) return ScanMeeting::none;
+    if (blocks == 1) return ScanMeeting::block;
+    return blocks <= device_.cluster && is_power(blocks) ? ScanMeeting::cluster : ScanMeeting::grid;
+  }
+
+  void consider(int64_t blocks, int64_t each, int64_t strips) {
+    ScanChoice c;
+    c.meeting = meeting(blocks);
+    c.blocks = blocks;
+    c.each = each;
+    c.rows = each * strips;
+    c.slices = ceil_div(body_.batch, c.rows);
+    c.width = ceil_div(units_, blocks);
+    c.threads = ceil_div(c.width * strips, 32) * 32;
+    if (c.threads > most_threads || registers(body_, c) > std::min(most_registers, register_file / c.threads)) return;
+    const int64_t all = c.blocks * c.slices;
+    if (c.meeting == ScanMeeting::grid && all > device_.multiprocessors) return;
+    c.shared_bytes = scan_memory(body_, c).shared;
+    least_shared_ = std::min(least_shared_, c.shared_bytes);
+    if (c.shared_bytes > static_cast<size_t>(device_.shared_bytes)) return;
+    const int64_t at_once = std::max<int64_t>(1, device_.multiprocessors / c.blocks) * c.blocks;
+    c.step_ns = step_cycles(body_, c) * cycle_ns * static_cast<double>(ceil_div(all, at_once));
+    found_.push_back(c);
+  }
+
+  const ScanBody& body_;
+  const ScanDevice& device_;
+  int64_t units_ = 1;
+  size_t least_shared_ = SIZE_MAX;
+  std::vector<ScanChoice> found_;
+};
+
+}  // namespace
+
+int64_t units_of_block(const ScanSpace& space, const ScanChoice& choice) {
+  return ceil_div(space.units, space.everywhere() ? 1 : choice.blocks);
+}
+
+bool meets_at_start(const ScanBody& body) {
+  return std::any_of(body.exchanges.begin(), body.exchanges.end(),
+                     [&](const ScanExchange& e) { return body[e.value].kind == As::carry; });
+}
+
+int meetings_of(const ScanBody& body) { return body.levels + meets_at_start(body); }
+
+ScanMemory scan_memory(const ScanBody& body, const ScanChoice& choice) {
+  ScanMemory m;
+  const auto take = [&](int64_t bytes) {
+    const size_t at = m.shared;
+    m.shared += padded(static_cast<size_t>(bytes));
+    return at;
+  };
+  for (const ScanValue& v : body.values) {
+    const int64_t k = ceil_div(v.inner, vector_of(v)) * vector_of(v);
+    const int64_t columns = body.groups(v) * units_of_block(body.spaces[static_cast<size_t>(v.space)], choice);
+    m.weights.push_back(v.kind == As::product ? take(k * columns * bytes_of(v)) : 0);
+    m.reduced.push_back(v.kind == As::reduction ? take(choice.rows * bytes_of(v)) : 0);
+  }
+  for (const ScanExchange& e : body.exchanges) {
+    const ScanValue& v = body[e.value];
+    ScanMemory::Exchange x;
+    x.handed = choice.meeting == ScanMeeting::grid && !body.spaces[static_cast<size_t>(v.space)].everywhere();
+    x.pitch = (ceil_div(v.columns, vector_of(v)) + 1) * vector_of(v);
+    // A place is free once all have met after it was read: at a later level, at the start of the next step, or at a
+    // level before it is written again, which is the last one for a carry.
+    const bool carry = v.kind == As::carry, starts = meets_at_start(body);
+    const int written = carry ? body.levels : v.level, fetched = carry ? 0 : v.level + 1;
+    const auto free = [&](int read) { return carry ? read < written : starts || read < body.levels || written > 0; };
+    x.twice = !x.handed && !free(e.last_read);
+    x.handed_twice = x.handed && !free(fetched);
+    x.at = take(choice.rows * x.pitch * bytes_of(v) * (x.twice ? 2 : 1));
+    x.handed_at = m.handed;
+    if (x.handed)
+      m.handed +=
+          padded(static_cast<size_t>(choice.slices * choice.rows * v.columns * bytes_of(v) * (x.handed_twice ? 2 : 1)));
+    m.exchanges.push_back(x);
+  }
+  return m;
+}
+
+std::vector<ScanChoice> scan_choices(const ScanBody& body, const ScanDevice& device, std::string* why) {
+  return Chooser(body, device).run(why);
+}
+
+std::optional<ScanChoice> choose_scan(const ScanBody& body, const ScanDevice& device, std::string* why) {
+  const std::vector<ScanChoice> all = scan_choices(body, device, why);
+  if (all.empty()) return {};
+  const ScanChoice best = *std::min_element(
+      all.begin(), all.end(), [](const ScanChoice& a, const ScanChoice& b) { return a.step_ns < b.step_ns; });
+  const double apart = (1 + body.levels) * 2 * launch_ns + step_work(body) / (flops_per_ns / 2);
+  if (best.step_ns <= apart) return best;
+  *why = fmt::format("a step would take about {:.1f} us, and {:.1f} us in launches of its own", best.step_ns / 1000,
+                     apart / 1000);
+  return {};
+}
+
+}  // namespace rp::cuda

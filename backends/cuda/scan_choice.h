@@ -1,0 +1,69 @@
+#pragma once
+// How the steps of a scan are spread over a device: chosen from sizes and what the device has, never from timing.
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "reprise/backends/cuda/scan_body.h"
+
+namespace rp::cuda {
+
+struct ScanDevice {
+  int64_t multiprocessors = 132;
+  int64_t shared_bytes = 227 << 10;  // of a block, at most
+  int64_t cluster = 8;               // blocks of a cluster, at most; 1: there are none
+};
+
+/// How threads that exchange values meet.
+enum class ScanMeeting : uint8_t {
+  none,     // nothing is exchanged
+  block,    // one block has all units
+  cluster,  // several, which write into each other's shared memory
+  grid,     // many, by way of device memory; all are there at the same time
+};
+
+struct ScanChoice {
+  ScanMeeting meeting = ScanMeeting::none;
+  int64_t blocks = 1;    // that share the units of a slice of the batch
+  int64_t slices = 1;    // of the batch
+  int64_t rows = 1;      // of a slice
+  int64_t each = 1;      // rows of a thread
+  int64_t width = 1;     // threads side by side, one for each unit of the largest space that a block has
+  int64_t threads = 32;  // of a block
+  size_t shared_bytes = 0;
+  double step_ns = 0;  // what a step takes by a simple model
+};
+
+/// Units of a space that one block has.
+int64_t units_of_block(const ScanSpace& space, const ScanChoice& choice);
+
+/// Whether threads meet before a step, because carries are exchanged; and how often they meet in all.
+bool meets_at_start(const ScanBody& body);
+int meetings_of(const ScanBody& body);
+
+/// Where things lie: in a block's shared memory, and in device memory what goes from block to block. In bytes.
+struct ScanMemory {
+  struct Exchange {
+    size_t at = 0;         // in shared memory, rows behind each other
+    int64_t pitch = 0;     // elements from row to row
+    bool twice = false;    // two of them, for even and odd steps
+    bool handed = false;   // put into device memory, and fetched from there
+    size_t handed_at = 0;  // for each slice: one or two of ROWS x columns
+    bool handed_twice = false;
+  };
+  std::vector<size_t> weights;  // by value: of products
+  std::vector<size_t> reduced;  // by value: of reductions
+  std::vector<Exchange> exchanges;
+  size_t shared = 0, handed = 0;  // all
+};
+ScanMemory scan_memory(const ScanBody& body, const ScanChoice& choice);
+
+/// All that the device can run. If there are none, `why` says so.
+std::vector<ScanChoice> scan_choices(const ScanBody& body, const ScanDevice& device, std::string* why);
+
+/// The fastest by the model of those that the device can run; none, with the reason, if it can run none, or if steps as
+/// launches of their own should be faster.
+std::optional<ScanChoice> choose_scan(const ScanBody& body, const ScanDevice& device, std::string* why);
+
+}  // namespace rp::cuda

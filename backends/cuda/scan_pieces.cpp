@@ -1,0 +1,95 @@
+#include "reprise/backends/cuda/scan_text.h"
+
+namespace rp::cuda {
+
+// BLOCKS share the units of a slice of ROWS rows of a batch of BATCH; a thread has EACH of those rows.
+constexpr std::string_view scan_pieces = R"text(
+// Behind the last row of the batch it is there again: threads without a row do as others, and store nothing.
+__device__ __forceinline__ u32 row_of(u32 row) { return row < BATCH ? row : BATCH - 1; }
+
+__device__ __forceinline__ f32 multiply_add(f32 a, f32 b, f32 c) { return fmaf(a, b, c); }
+__device__ __forceinline__ f64 multiply_add(f64 a, f64 b, f64 c) { return fma(a, b, c); }
+
+// The columns of a factor that a block needs. Column `lane` of group g is that of the block's unit `lane`; V elements
+// along k lie together, then those of the next lane.
+template <class T, u32 INNER, u32 GROUPS, u32 LANES, u32 UNITS>
+__device__ __forceinline__ void take_factor(const T* from, i64 row, i64 column, u32 first, T* to) {
+  constexpr u32 V = 16 / sizeof(T);
+  for (u32 e = threadIdx.x; e < INNER * GROUPS * LANES; e += THREADS) {
+    const u32 lane = e % LANES, g = e / LANES % GROUPS, k = e / (LANES * GROUPS);
+    const u32 unit = first + lane < UNITS ? first + lane : UNITS - 1;
+    to[((k / V * GROUPS + g) * LANES + lane) * V + k % V] = from[k * row + (i64)(g * UNITS + unit) * column];
+  }
+}
+
+template <class T, u32 COUNT, u32 GROUPS, u32 LANES, u32 PITCH, bool ALIGNED>
+__device__ __forceinline__ void add_products(const T* left, const T* factor, T (&sums)[GROUPS][EACH]) {
+  constexpr u32 V = 16 / sizeof(T);
+  Vector<T, V> a, b[GROUPS];
+#pragma unroll
+  for (u32 g = 0; g < GROUPS; ++g) b[g] = load_vector<V>(factor + g * LANES * V);
+#pragma unroll
+  for (u32 j = 0; j < EACH; ++j) {
+    a = ALIGNED ? load_vector<V>(left + j * PITCH) : load_part<V>(left + j * PITCH, COUNT);
+#pragma unroll
+    for (u32 i = 0; i < COUNT; ++i)
+#pragma unroll
+      for (u32 g = 0; g < GROUPS; ++g) sums[g][j] = multiply_add(a[i], b[g][i], sums[g][j]);
+  }
+}
+
+// A thread's rows times the columns of its unit: each sum starts at zero and goes on in the order of k.
+template <class T, u32 INNER, u32 GROUPS, u32 LANES, u32 PITCH, bool ALIGNED>
+__device__ __forceinline__ void multiply(const T* left, const T* factor, T (&sums)[GROUPS][EACH]) {
+  constexpr u32 V = 16 / sizeof(T), WHOLE = INNER / V * V;
+#pragma unroll
+  for (u32 g = 0; g < GROUPS; ++g)
+#pragma unroll
+    for (u32 j = 0; j < EACH; ++j) sums[g][j] = 0;
+#pragma unroll 2
+  for (u32 k = 0; k < WHOLE; k += V)
+    add_products<T, V, GROUPS, LANES, PITCH, ALIGNED>(left + k, factor + k * (GROUPS * LANES), sums);
+  if (WHOLE < INNER)
+    add_products<T, INNER - WHOLE, GROUPS, LANES, PITCH, ALIGNED>(left + WHOLE, factor + WHOLE * (GROUPS * LANES),
+                                                                  sums);
+}
+
+// The slice's rows of a matrix.
+template <class T, u32 COLUMNS, u32 PITCH>
+__device__ __forceinline__ void take_rows(const T* from, i64 row, u32 first, T* to) {
+  for (u32 e = threadIdx.x; e < ROWS * COLUMNS; e += THREADS)
+    to[e / COLUMNS * PITCH + e % COLUMNS] = from[row_of(first + e / COLUMNS) * row + e % COLUMNS];
+}
+
+// What all blocks have handed over.
+template <class T, u32 COLUMNS, u32 PITCH>
+__device__ __forceinline__ void fetch_rows(const T* from, T* to) {
+  constexpr u32 V = COLUMNS % (16 / sizeof(T)) ? 1 : 16 / sizeof(T);
+  for (u32 e = threadIdx.x * V; e < ROWS * COLUMNS; e += THREADS * V)
+    *(Vector<T, V>*)(to + e / COLUMNS * PITCH + e % COLUMNS) = load_fresh((const Vector<T, V>*)(from + e));
+}
+
+// A value for each row: 16 threads take its columns in turn, then combine what they have.
+template <class Combine, class T, u32 COLUMNS, u32 PITCH>
+__device__ __forceinline__ void reduce_rows(const T* from, T* to) {
+  const u32 lane = threadIdx.x % 16;
+  for (u32 first = 0; first < ROWS; first += THREADS / 16) {
+    const u32 row = first + threadIdx.x / 16;
+    T value = Combine::template identity<T>();
+    for (u32 c = lane; c < COLUMNS; c += 16) value = Combine::of(value, from[(row < ROWS ? row : 0) * PITCH + c]);
+    value = combine_lanes<Combine>(value);
+    if (lane == 0 && row < ROWS) to[row] = value;
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void share(T* place, T value) {
+  if (CLUSTER)
+#pragma unroll
+    for (u32 block = 0; block < BLOCKS; ++block) store_to_peer(place, block, value);
+  else
+    *place = value;
+}
+)text";
+
+}  // namespace rp::cuda
