@@ -14,6 +14,7 @@
 #include "reprise/backends/cuda/api.h"
 #include "reprise/backends/cuda/cuda.h"
 #include "reprise/backends/cuda/errors.h"
+#include "reprise/backends/cuda/launch_list.h"
 #include "reprise/test/catch.h"
 #include "reprise/test/cuda/device.h"
 #include "reprise/test/cuda_kernels.h"
@@ -274,28 +275,40 @@ TEST_CASE("errors of kernels come at the next wait, once", "[cuda]") {
   CHECK_NOTHROW(synchronize());
 }
 
-TEST_CASE("what is recorded is not run", "[cuda]") {
+TEST_CASE("what is listed is not run until the list is launched", "[cuda]") {
   rp::fake::Device gpu;
   Buffer<float> x(std::vector<float>(4, 1)), y(4);
-  std::vector<Queued> list;
+  LaunchList list;
   {
-    const Recording recording(list);
+    const LaunchList::Scope scope(list);
     launch_text(scale_text, {.threads = 64}, ScaleArgs{x.data(), y.data(), 3, 4});
     copy(x.bytes(), y.bytes(), 16, Direction::on_device);
-    CHECK_THROWS_WITH(x.read(), Contains("recorded"));
-    CHECK_THROWS_WITH(x.write({1}), Contains("recorded"));
-    CHECK_THROWS_WITH(synchronize(), Contains("recorded"));
+    fill(y.bytes(), std::byte{0}, 4);
   }
-  REQUIRE(list.size() == 2);
+  REQUIRE(list.works().size() == 3);
+  CHECK(list.left().empty());
   CHECK(x.read() == std::vector<float>(4, 1));
   CHECK(gpu.launches().empty());
-  CHECK(list[0].function == &function_of(scale_text));
-  CHECK(list[0].args.size() == sizeof(ScaleArgs));
-  CHECK(list[1].function == nullptr);
-  CHECK(list[1].bytes == 16);
-  launch(*list[0].function, list[0].how, list[0].args);
-  copy(list[1].to, list[1].from, list[1].bytes, Direction::on_device);
+  CHECK(list.works()[0].function == &function_of(scale_text));
+  CHECK(list.args(list.works()[0]).size() == sizeof(ScaleArgs));
+  CHECK(list.works()[1].bytes == 16);
+  list.launch();
   CHECK(x.read() == std::vector<float>{3, 4, 5, 6});
+  CHECK(y.read() == std::vector<float>{0, 4, 5, 6});
+}
+
+TEST_CASE("a list is left where the host reads: what it holds runs first, what follows at once", "[cuda]") {
+  rp::fake::Device gpu;
+  Buffer<float> x(std::vector<float>(4, 1)), y(4);
+  LaunchList list;
+  const LaunchList::Scope scope(list);
+  launch_text(scale_text, {.threads = 64}, ScaleArgs{x.data(), y.data(), 3, 4});
+  CHECK(y.read() == std::vector<float>{3, 4, 5, 6});
+  CHECK(list.left() == "the host reads a value");
+  launch_text(scale_text, {.threads = 64}, ScaleArgs{y.data(), x.data(), 1, 4});
+  CHECK(list.works().size() == 1);
+  CHECK(gpu.launches().size() == 2);
+  CHECK(x.read() == std::vector<float>{3, 5, 7, 9});
 }
 
 TEST_CASE("a launch that cannot be is an error", "[cuda]") {

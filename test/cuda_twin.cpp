@@ -213,6 +213,9 @@ class TwinBackend final : public Backend {
   std::byte* allocate(size_t bytes) override { return cpu_.allocate(bytes); }
   void release(std::byte* data, size_t bytes) noexcept override { cpu_.release(data, bytes); }
   void copy(std::byte* to, const std::byte* from, size_t bytes) override { cpu_.copy(to, from, bytes); }
+  void fill(std::byte* to, std::byte value, size_t bytes) override { cpu_.fill(to, value, bytes); }
+  void read(std::byte* host, const std::byte* from, size_t bytes) override { cpu_.read(host, from, bytes); }
+  void write(std::byte* to, const std::byte* host, size_t bytes) override { cpu_.write(to, host, bytes); }
   void synchronize() override { cpu_.synchronize(); }
   Kernel find(const Op& op, DType dtype, std::string* why) override { return cpu_.find(op, dtype, why); }
   const Compiled* compile(const Program& program) override { return cpu_.compile(program); }
