@@ -53,12 +53,13 @@ const LeafPlan* Recorder::build_plan(Leaf& leaf, TraceOp& end, std::vector<int32
   auto plan = std::make_unique<LeafPlan>();
   plan->level = wanted_level();
   const bool fast = plan->level == Level::fast;
+  const double plans = fast ? 2.0 + static_cast<double>(inexact_rewrites().size()) : 1;  // exact, each rewrite, all
   const double budget = trie_.options.compile_budget_ms;
   try {
     Graph graph = build_graph(path_to(&end), externals, live);
     plan->live = std::move(live);
     if (trie_.options.profile) plan->times = std::make_unique<RunTimes>();
-    if (most_per_op_ms * end.depth * (fast ? 4 : 1) > budget) {
+    if (most_per_op_ms * end.depth * plans > budget) {
       if (fast) plan->notes.push_back("fast: not compared with exact, for want of time");
       leaf.coming = {std::move(plan), compile_elsewhere(std::move(graph), fast ? inexact_names() : Names())};
       return await_plan(leaf, budget);

@@ -1,0 +1,14 @@
+#pragma once
+#include <memory>
+#include <string>
+
+#include "reprise/core/backend.h"
+#include "reprise/fusion/region.h"
+
+namespace rp::cuda {
+
+/// A convolution or one of its gradients by cuDNN, with the region's stage behind it: where the rewrite `library` may
+/// happen, and cuDNN has an engine for it. Null with the reason otherwise.
+std::unique_ptr<RegionKernel> compile_conv_cudnn(const Region& region, std::string* why);
+
+}  // namespace rp::cuda

@@ -1,0 +1,168 @@
+// Convolutions of captured functions by cuDNN where the last bits may change, and by our own kernels where not.
+#include "reprise/core/switches.h"
+#include "reprise/reprise.h"
+#include "reprise/test/catch.h"
+#include "reprise/test/cuda/cudnn_fake.h"
+#include "reprise/test/cuda/device.h"
+
+using namespace rp;
+using namespace rp::test;
+using Catch::Matchers::Contains;
+
+namespace {
+
+constexpr Conv2dOptions nhwc{.padding = Padding::same, .format = DataFormat::nhwc};
+
+double distance(const Tensor& a, const Tensor& b) {
+  return max(abs(a.to(Device::cpu()) - b.to(Device::cpu()))).item<double>();
+}
+
+struct Ran {
+  Tensors results;
+  std::string report;
+};
+
+/// Results of the third call, which runs by the plan of the second.
+template <class F>
+Ran run(F&& f, const Tensors& inputs, Level level, Device device) {
+  Tensors placed;
+  for (const Tensor& t : inputs) placed.push_back(t.to(device));
+  auto captured = capture([&](const Tensors& in) { return f(in); }, {.level = level});
+  captured(placed);
+  captured(placed);
+  Ran ran{captured(placed), captured.explain()};
+  for (Tensor& t : ran.results) t = t.to(Device::cpu());
+  return ran;
+}
+
+/// At `fast` on the device, with as many runs of cuDNN as `runs` in one call; the CPU says what is right.
+template <class F>
+std::string check(F&& f, const Tensors& inputs, int64_t runs) {
+  const Tensors expected = run(f, inputs, Level::exact, Device::cpu()).results;
+  const Ran fast = run(f, inputs, Level::fast, Device::cuda());
+  const int64_t before = fake_cudnn().runs;
+  Tensors placed;
+  for (size_t i = 0; i < expected.size(); ++i) CHECK(distance(fast.results[i], expected[i]) < 3e-5);
+  auto captured = capture([&](const Tensors& in) { return f(in); }, {.level = Level::fast});
+  for (const Tensor& t : inputs) placed.push_back(t.to(Device::cuda()));
+  captured(placed);
+  captured(placed);
+  cuda::synchronize();
+  const int64_t compared = fake_cudnn().runs;
+  captured(placed);
+  cuda::synchronize();
+  CHECK(fake_cudnn().runs - compared == runs);
+  CHECK((runs == 0 || compared > before));
+  return fast.report;
+}
+
+Tensor image(int64_t c = 6) { return normal({2, 9, 8, c}); }
+Tensor weights(int64_t out = 7, int64_t c = 6, int64_t k = 3) { return normal({out, c, k, k}); }
+
+}  // namespace
+
+TEST_CASE("a convolution alone, at fast by cuDNN", "[cuda]") {
+  const fake::Device gpu;
+  const UsesFakeCudnn fake;
+  const auto f = [](const Tensors& in) { return Tensors{conv2d(in[0], in[1], {}, nhwc)}; };
+  CHECK_THAT(check(f, {image(), weights()}, 1),
+             Contains("cudnn engine 5") && Contains("fast: library changes results by at most"));
+  check(f, {image(1), weights(3, 1)}, 1);
+  check(f, {image(), weights(4, 6, 1)}, 1);
+  check(f, {image().to(DType::f64), weights().to(DType::f64)}, 1);
+  const auto strided = [](const Tensors& in) {
+    Conv2dOptions o = nhwc;
+    o.stride_h = o.stride_w = 2;
+    return Tensors{conv2d(in[0], in[1], {}, o)};
+  };
+  check(strided, {image(), weights()}, 1);
+  const auto dilated = [](const Tensors& in) {
+    Conv2dOptions o = nhwc;
+    o.dilation_h = o.dilation_w = 2;
+    return Tensors{conv2d(in[0], in[1], {}, o)};
+  };
+  check(dilated, {image(), weights()}, 1);
+}
+
+TEST_CASE("exact captures and eager ops do not ask cuDNN", "[cuda]") {
+  const fake::Device gpu;
+  const UsesFakeCudnn fake;
+  const auto f = [](const Tensors& in) { return Tensors{relu(conv2d(in[0], in[1], {}, nhwc))}; };
+  const Tensors inputs{image(), weights()};
+  const Ran exact = run(f, inputs, Level::exact, Device::cuda());
+  CHECK_THAT(exact.report, !Contains("cudnn"));
+  conv2d(inputs[0].to(Device::cuda()), inputs[1].to(Device::cuda()), {}, nhwc);
+  {
+    const Without without({"library"});
+    CHECK_THAT(run(f, inputs, Level::fast, Device::cuda()).report, !Contains("cudnn engine"));
+  }
+  CHECK(fake_cudnn().runs == 0);
+  CHECK(fake_cudnn().calls == 0);
+}
+
+TEST_CASE("what stands behind a convolution runs with it or after it", "[cuda]") {
+  const fake::Device gpu;
+  const UsesFakeCudnn fake;
+  const Tensors inputs{image(), weights(), normal({7}), normal({2, 9, 8, 7})};
+  CHECK_THAT(check([](const Tensors& in) { return Tensors{relu(conv2d(in[0], in[1], in[2], nhwc))}; }, inputs, 1),
+             Contains("cudnn engine 5 with bias and relu"));
+  const std::string after =
+      check([](const Tensors& in) { return Tensors{tanh(conv2d(in[0], in[1], in[2], nhwc) + in[3])}; }, inputs, 1);
+  CHECK_THAT(after, Contains("cudnn engine 5, cuda"));
+  check([](const Tensors& in) { return Tensors{relu(conv2d(in[0], in[1], {}, nhwc) + in[3])}; }, inputs, 1);
+  check([](const Tensors& in) { return Tensors{conv2d(in[0], in[1], in[2], nhwc) * 2.5f}; }, inputs, 1);
+  check([](const Tensors& in) { return Tensors{maximum(conv2d(in[0], in[1], in[2], nhwc), in[3])}; }, inputs, 1);
+}
+
+TEST_CASE("a convolution that is wanted beside what stands behind it is stored", "[cuda]") {
+  const fake::Device gpu;
+  const UsesFakeCudnn fake;
+  check(
+      [](const Tensors& in) {
+        const Tensor y = conv2d(in[0], in[1], {}, nhwc);
+        return Tensors{relu(y + in[2]), y};
+      },
+      {image(), weights(), normal({7})}, 1);
+}
+
+TEST_CASE("the gradients of a convolution by cuDNN", "[cuda]") {
+  const fake::Device gpu;
+  const UsesFakeCudnn fake;
+  for (const int stride : {1, 2}) {
+    Conv2dOptions o = nhwc;
+    o.stride_h = o.stride_w = stride;
+    const auto step = [&](const Tensors& in) {
+      const Tensor x = in[0].detach(), w = in[1].detach(), b = in[2].detach();
+      for (const Tensor* t : {&x, &w, &b}) t->set_requires_grad(true);
+      const Tensor y = relu(conv2d(x, w, b, o));
+      sum(y * y).backward();
+      return Tensors{y, x.grad(), w.grad(), b.grad()};
+    };
+    const std::string report = check(step, {image(), weights(), normal({7})}, 3);
+    CHECK_THAT(report, Contains("cudnn engine 5"));
+  }
+}
+
+TEST_CASE("where cuDNN has no engine, or fails, our own kernels serve", "[cuda]") {
+  const fake::Device gpu;
+  const UsesFakeCudnn fake;
+  const auto f = [](const Tensors& in) { return Tensors{relu(conv2d(in[0], in[1], in[2], nhwc))}; };
+  const Tensors inputs{image(), weights(), normal({7})};
+  fake_cudnn().refuses_everything = true;
+  CHECK_THAT(check(f, inputs, 0), !Contains("cudnn engine"));
+  fake_cudnn().refuses_everything = false;
+  cuda::forget_everything();
+  fake_cudnn().fail_at = fake_cudnn().calls;
+  CHECK_THAT(check(f, inputs, 0), !Contains("cudnn engine"));
+}
+
+TEST_CASE("images whose channels stand first", "[cuda]") {
+  const fake::Device gpu;
+  const UsesFakeCudnn fake;
+  check(
+      [](const Tensors& in) {
+        return Tensors{
+            max_pool2d(relu(conv2d(in[0], in[1], in[2], {.padding = Padding::same})), {.window_h = 2, .window_w = 2})};
+      },
+      {normal({2, 6, 9, 8}), weights(9), normal({9})}, 1);
+}
