@@ -11,11 +11,11 @@ void launch(const Function& f, const Launch& how, std::span<const std::byte> arg
   if (args.size() != f.argument_bytes()) [[unlikely]]
     fail("{}: expected {} bytes of arguments, got {}", f.name(), f.argument_bytes(), args.size());
   if (how.blocks == 0) return;
+  f.allow(how);
   if (auto* const list = Recording::list()) {
     list->push_back({&f, how, {args.begin(), args.end()}});
     return;
   }
-  f.allow(how);
   std::array<cudaLaunchAttribute, 2> attributes{};
   cudaLaunchConfig_t config{};
   config.gridDim = {how.blocks, 1, 1};
