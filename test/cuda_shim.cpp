@@ -226,6 +226,36 @@ extern "C" __global__ void __launch_bounds__(64) kernel_entry(const __grid_const
   CHECK_THAT(finding_of(text("-3"), {.threads = 64}), Contains("wrote 12 bytes before an allocation of 4096"));
 }
 
+TEST_CASE("what is copied from outside to outside is found, and is NaN", "[cuda]") {
+  const auto text = [](const std::string& type) {
+    return R"(
+struct Args { const f32* x; f32* y; u32 n; };
+extern "C" __global__ void __launch_bounds__(64) kernel_entry(const __grid_constant__ Args args) {
+  if (threadIdx.x == 0) (()" +
+           type + "*)args.y)[2048 / sizeof(" + type + ")] = ((const " + type + "*)args.x)[2048 / sizeof(" + type +
+           R"()];
+}
+)";
+  };
+  for (const char* const type : {"f32", "f64", "u8"}) {
+    rp::fake::Device gpu;
+    Buffer<float> x(512), y(512);
+    launch_text(text(type), {.threads = 64}, SumArgs{x.data(), y.data(), 0});
+    CHECK_THROWS_AS(synchronize(), rp::Error);
+    CHECK_THAT(gpu.take_findings().at(0), Contains("of an allocation of 2048"));
+  }
+  rp::fake::Device gpu;
+  Buffer<double> x(256), y(1);
+  launch_text(R"(
+struct Args { const f64* x; f64* y; u32 n; };
+extern "C" __global__ void __launch_bounds__(64) kernel_entry(const __grid_constant__ Args args) {
+  if (threadIdx.x == 0) args.y[0] = args.x[256] == args.x[256];
+}
+)",
+              {.threads = 64}, SumArgs{reinterpret_cast<float*>(x.data()), reinterpret_cast<float*>(y.data()), 0});
+  CHECK(y.read()[0] == 0);
+}
+
 TEST_CASE("a write outside shared memory is found", "[cuda]") {
   CHECK_THAT(finding_of(sum_text("parts[4] = 1; __syncthreads();"), {.threads = 128, .shared_bytes = 16}),
              Contains("block 0 writes outside its 16 bytes of shared memory, at 16"));

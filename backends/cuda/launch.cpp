@@ -15,8 +15,8 @@ void launch(const Function& f, const Launch& how, std::span<const std::byte> arg
   if (args.size() != f.argument_bytes()) [[unlikely]]
     fail("{}: expected {} bytes of arguments, got {}", f.name(), f.argument_bytes(), args.size());
   if (how.blocks == 0) return;
-  if (LaunchList* const list = LaunchList::active()) return list->add(f, how, args);
   f.allow(how);
+  if (LaunchList* const list = LaunchList::active()) return list->add(f, how, args);
   std::array<cudaLaunchAttribute, 2> attributes{};
   cudaLaunchConfig_t config{};
   config.gridDim = {how.blocks, 1, 1};

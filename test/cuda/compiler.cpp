@@ -99,12 +99,14 @@ const char* error_text(nvrtcResult status) {
 nvrtcResult create(nvrtcProgram* program, const char* source, const char*, int headers, const char* const*,
                    const char* const*) {
   if (headers) return NVRTC_ERROR_INVALID_INPUT;
-  *program = reinterpret_cast<nvrtcProgram>(new Program{source, {}, {}});
+  const auto made = std::make_shared<Program>(Program{source, {}, {}});
+  state->programs.insert(made);
+  *program = reinterpret_cast<nvrtcProgram>(made.get());
   return NVRTC_SUCCESS;
 }
 
 nvrtcResult destroy(nvrtcProgram* program) {
-  delete of(*program);
+  std::erase_if(state->programs, [&](const auto& p) { return p.get() == of(*program); });
   *program = nullptr;
   return NVRTC_SUCCESS;
 }

@@ -376,7 +376,8 @@ char* Grid::peer(char* shared, unsigned rank) {
 }
 
 void Grid::stop(std::string why) {
-  error_ = fmt::format("block {}, thread {}: {}", current_->thread.block->index.x, current_->thread.index.x, why);
+  error_ = fmt::format("block {}, thread {}: ", current_->thread.block->index.x, current_->thread.index.x);
+  error_ += std::exchange(why, {});  // nothing that must be destroyed may be left on this stack
   for (;;) Fiber::suspend();
 }
 

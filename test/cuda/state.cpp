@@ -3,11 +3,20 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 namespace rp::fake {
 
 State* state = nullptr;
+
+State::~State() {
+  for (const auto& [data, bytes] : host) std::free(data);
+  for (const StreamState* const s : streams) delete s;
+  for (const EventState* const e : events) delete e;
+  for (const Graph* const g : graphs) delete g;
+  for (const Exec* const e : execs) delete e;
+}
 
 std::optional<int> State::enter(const char* name, std::vector<uint64_t> arguments, bool has_status) {
   log.push_back({name, std::move(arguments)});

@@ -86,6 +86,8 @@ struct EventState {
 class State {
  public:
   explicit State(const DeviceOptions& options) : options(options), arena(options.memory) {}
+  /// Takes back what is left, as the end of a process does.
+  ~State();
 
   /// Notes a call. The status that it has to return without doing anything, if it must.
   std::optional<int> enter(const char* name, std::vector<uint64_t> arguments, bool has_status);
@@ -118,6 +120,7 @@ class State {
   std::set<Graph*> graphs;
   std::set<Exec*> execs;
   std::vector<std::unique_ptr<Library>> libraries;
+  std::set<std::shared_ptr<void>> programs;        // the compiler's
   std::vector<std::shared_ptr<Capture>> captures;  // under way
   std::vector<Call> log;
   std::vector<Launched> launched;
