@@ -20,7 +20,7 @@ class Buffer {
   ~Buffer() { release_bytes(data_, n_ * sizeof(T)); }
   Buffer(const Buffer&) = delete;
 
-  void write(const std::vector<T>& values) {
+  void write(const std::vector<T>& values) const {
     copy(data_, reinterpret_cast<const std::byte*>(values.data()), values.size() * sizeof(T), Direction::to_device);
   }
   std::vector<T> read() const {
