@@ -74,6 +74,7 @@ class Child {
     if (pid_ < 0) throw std::runtime_error("no process");
     if (pid_ == 0) {
       close(ends[0]);
+      use_device();
       while (std::optional<Program> p = program()) {
         alarm(static_cast<unsigned>(seconds));
         send(ends[1], whole ? verify_whole(*p) : compare(*p, mode));

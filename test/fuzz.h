@@ -239,6 +239,10 @@ struct Verdict {
   Coverage coverage;
 };
 
+/// Makes the device on which this process's programs run the default one: the CPU, or, in a test program of its own, a
+/// CUDA device that runs on the processor.
+void use_device();
+
 /// Gives a program, all of its iterations as one function, to rp::verify.
 Verdict verify_whole(const Program& program);
 /// Runs a program eagerly and captured, and compares the traces.

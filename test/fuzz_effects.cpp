@@ -207,7 +207,7 @@ void host_write(const Scope& scope, const Statement& s) {
       const_cast<Tensor*>(scope.pick(s.a, [](const Tensor& t) { return t.dtype() == DType::f32 && t.numel(); }));
   if (!x) return scope.skip();
   ++scope.machine.coverage.host_writes;
-  if (s.n % 4 == 0 && x->is_contiguous()) {
+  if (s.n % 4 == 0 && x->is_contiguous() && x->device() == rp::Device::cpu()) {
     scope.machine.say("{}.unsafe_data<float>()[0] = {};", scope.name(*x), s.x);
     x->unsafe_data<float>()[0] = static_cast<float>(s.x);
     return;
@@ -300,9 +300,9 @@ void peek(const Scope& scope, const Statement& s) {
       scope.pick(s.a, [](const Tensor& t) { return t.dtype() == DType::f32 && t.is_contiguous() && t.numel(); });
   if (!x) return scope.skip();
   ++scope.machine.coverage.reads;
-  const std::span<const float> values = x->data<float>();
-  scope.machine.say("print({}.data<float>().back());  // {}", scope.name(*x), values.back());
-  scope.machine.observe("data", rp::tensor({values.back()}));
+  const float last = x->device() == rp::Device::cpu() ? x->data<float>().back() : x->to_vector<float>().back();
+  scope.machine.say("print({}.data<float>().back());  // {}", scope.name(*x), last);
+  scope.machine.observe("data", rp::tensor({last}));
 }
 
 void seed(const Scope& scope, const Statement& s) {
