@@ -88,7 +88,8 @@ std::optional<BiasRelu> bias_relu(const Region& region) {
   const auto sum = find(Ir::add), relu = find(Ir::max), store = find(Ir::store), zero = find(Ir::constant);
   const auto number = [&](auto it) { return static_cast<uint16_t>(it - code.begin()); };
   const bool whole = code.size() == 6 && sum != code.end() && relu != code.end() && store != code.end() &&
-                     zero != code.end() && zero->imm == 0 && relu->a == number(sum) && relu->b == number(zero) &&
+                     zero != code.end() && zero->imm == 0 &&
+                     std::minmax(relu->a, relu->b) == std::minmax(number(sum), number(zero)) &&
                      store->a == number(relu) && code[sum->a].op == Ir::load && code[sum->b].op == Ir::load;
   if (!whole) return {};
   const auto operand = [&](const Inst& i) { return static_cast<size_t>(stage.slots[i.imm].index); };

@@ -16,8 +16,8 @@ struct Elements {
   Dims dims;
   std::vector<double> at;
 
-  double& operator()(const Dims& index) { return at[offset(index)]; }
   /// Dimensions of 1 are repeated.
+  double& operator()(const Dims& index) { return at[offset(index)]; }
   double operator()(const Dims& index) const { return at[offset(index)]; }
 
  private:
@@ -45,7 +45,8 @@ float from_bf16(uint16_t bits) {
   std::memcpy(&value, &wide, sizeof value);
   return value;
 }
-uint16_t to_bf16(float value) {
+uint16_t to_bf16(double from) {
+  const auto value = static_cast<float>(from);
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
@@ -94,32 +95,42 @@ class Run {
     return static_cast<char*>(memory_.at(number(t))) + offset * static_cast<int64_t>(size);
   }
 
+  // Calls f with a value of the type in memory, and how it becomes a double and comes from one.
+  template <class F>
+  static void with_type(const FakeDescriptor& t, F&& f) {
+    const auto same = [](auto value) { return value; };
+    switch (t.one<cudnnDataType_t>(CUDNN_ATTR_TENSOR_DATA_TYPE)) {
+      case CUDNN_DATA_DOUBLE:
+        return f(0.0, same, same);
+      case CUDNN_DATA_FLOAT:
+        return f(0.0f, same, same);
+      case CUDNN_DATA_BFLOAT16:
+        return f(uint16_t{}, from_bf16, to_bf16);
+      default:
+        throw std::logic_error("the fake cuDNN keeps no such type in memory");
+    }
+  }
+
   Elements load(const FakeDescriptor& t) const {
     if (inner(t)) return inner_.at(number(t));
     Elements e{dims(t), {}};
-    for_each_index(e.dims, [&](const Dims& i) {
-      float value;
-      if (t.one<cudnnDataType_t>(CUDNN_ATTR_TENSOR_DATA_TYPE) == CUDNN_DATA_BFLOAT16) {
-        uint16_t bits;
-        std::memcpy(&bits, place(t, i, 2), 2);
-        value = from_bf16(bits);
-      } else {
-        std::memcpy(&value, place(t, i, 4), 4);
-      }
-      e.at.push_back(value);
+    with_type(t, [&](auto value, auto from, auto) {
+      for_each_index(e.dims, [&](const Dims& i) {
+        std::memcpy(&value, place(t, i, sizeof value), sizeof value);
+        e.at.push_back(from(value));
+      });
     });
     return e;
   }
 
   void store(const FakeDescriptor& t, Elements e) {
-    if (!inner(t)) {
-      const bool half = t.one<cudnnDataType_t>(CUDNN_ATTR_TENSOR_DATA_TYPE) == CUDNN_DATA_BFLOAT16;
-      for_each_index(e.dims, [&](const Dims& i) {
-        const auto value = static_cast<float>(e(i));
-        const uint16_t bits = to_bf16(value);
-        std::memcpy(place(t, i, half ? 2 : 4), half ? static_cast<const void*>(&bits) : &value, half ? 2 : 4);
+    if (!inner(t))
+      with_type(t, [&](auto value, auto, auto to) {
+        for_each_index(e.dims, [&](const Dims& i) {
+          value = static_cast<decltype(value)>(to(e(i)));
+          std::memcpy(place(t, i, sizeof value), &value, sizeof value);
+        });
       });
-    }
     inner_[number(t)] = std::move(e);
   }
 
