@@ -16,6 +16,9 @@
 extern "C" rp::Backend& __real__ZN2rp11cpu_backendEv();
 
 namespace rp::test {
+
+ScanHook scan_hook;
+
 namespace {
 
 Twins* twins = nullptr;
@@ -223,6 +226,9 @@ class TwinBackend final : public Backend {
     std::unique_ptr<RegionKernel> cpu = cpu_.compile(region);
     const bool twin = region.kind < RegionKind::gemm || region.kind == RegionKind::copy;
     return twin ? std::make_unique<TwinKernel>(region, std::move(cpu)) : std::move(cpu);
+  }
+  std::unique_ptr<RegionKernel> compile_scan(const Region& region, std::string* why) override {
+    return scan_hook ? scan_hook(region, why) : nullptr;
   }
   Limits limits(bool all_threads) override { return cpu_.limits(all_threads); }
   size_t cache_size() override { return cpu_.cache_size(); }

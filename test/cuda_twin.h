@@ -2,7 +2,9 @@
 // Every region that the CPU runs is run on the device as well, from the same memory, and both must leave the same bits.
 // So whole programs, eager or captured, test the kernels of regions.
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <memory>
 #include <string>
 
 #include "reprise/fusion/region.h"
@@ -25,5 +27,9 @@ class Twins {
  private:
   std::map<std::string, int64_t> compared_;
 };
+
+/// What the CPU, which has no such kernels, makes of a scan; null for nothing.
+using ScanHook = std::function<std::unique_ptr<RegionKernel>(const Region& region, std::string* why)>;
+extern ScanHook scan_hook;
 
 }  // namespace rp::test

@@ -241,6 +241,20 @@ template <class T>
 T load_fresh(const T* from) {
   return *from;
 }
+template <u32 most>
+struct Copies {
+  const uint4* from[most];
+  uint4* to[most];
+  u32 count = 0;
+  void start(const void* source, void* target) {
+    from[count] = (const uint4*)source;
+    to[count++] = (uint4*)target;
+  }
+  void wait() {
+    for (u32 i = 0; i < count; ++i) *to[i] = *from[i];
+    count = 0;
+  }
+};
 
 #else
 
@@ -295,6 +309,17 @@ __device__ __forceinline__ T load_fresh(const T* from) {
     bits.word = __ldcg((const u32*)from);
   return bits.value;
 }
+
+// A thread's copies of 16 bytes, at most so many at once, from what other blocks have stored to shared memory: they go
+// on while it computes, and are there after `wait`.
+template <u32 most>
+struct Copies {
+  __device__ __forceinline__ void start(const void* from, void* to) {
+    const u32 place = (u32)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
+  }
+  __device__ __forceinline__ void wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+};
 
 #endif
 )text";

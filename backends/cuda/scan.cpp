@@ -37,7 +37,7 @@ Lazy<MeetingWords> meeting_words;
 
 class PersistentScan final : public RegionKernel {
  public:
-  PersistentScan(const ScanBody& body, const ScanChoice& choice, size_t operands)
+  PersistentScan(const ScanBody& body, const ScanChoice& choice, size_t operands, const std::string& text)
       : steps_(body.attrs.length),
         parameters_(static_cast<size_t>(body.graph().parameters)),
         operands_(operands),
@@ -45,7 +45,7 @@ class PersistentScan final : public RegionKernel {
         meetings_(meetings_of(body)),
         handed_(scan_memory(body, choice).handed),
         first_word_(MeetingWords::take(handed_ ? static_cast<size_t>(choice.slices) : 0)),
-        function_(function_of(scan_text(body, choice, operands))) {
+        function_(function_of(text)) {
     if (handed_) meeting_words.get();  // not while launches are recorded
     how_.blocks = static_cast<uint32_t>(choice.blocks * choice.slices);
     how_.threads = static_cast<uint32_t>(choice.threads);
@@ -92,8 +92,9 @@ class PersistentScan final : public RegionKernel {
 
 }  // namespace
 
-std::unique_ptr<RegionKernel> scan_kernel(const ScanBody& body, const ScanChoice& choice, size_t operands) {
-  return std::make_unique<PersistentScan>(body, choice, operands);
+std::unique_ptr<RegionKernel> scan_kernel(const ScanBody& body, const ScanChoice& choice, size_t operands,
+                                          const std::string& text) {
+  return std::make_unique<PersistentScan>(body, choice, operands, text);
 }
 
 ScanDevice scan_device() {
@@ -106,7 +107,8 @@ std::unique_ptr<RegionKernel> compile_scan(const Region& region, std::string* wh
   if (!body) return nullptr;
   const std::optional<ScanChoice> choice = choose_scan(*body, scan_device(), why);
   if (!choice) return nullptr;
-  return scan_kernel(*body, *choice, region.operands.size());
+  const size_t operands = region.operands.size();
+  return scan_kernel(*body, *choice, operands, scan_text(*body, *choice, operands));
 }
 
 }  // namespace rp::cuda

@@ -6,8 +6,10 @@
 
 namespace rp::cuda {
 
-/// The kernel of a scan with so many operands, results included, for one way to spread it over the device.
-std::unique_ptr<RegionKernel> scan_kernel(const ScanBody& body, const ScanChoice& choice, size_t operands);
+/// The kernel of a scan with so many operands, results included, spread over the device in one way; `text` is
+/// `scan_text` of these.
+std::unique_ptr<RegionKernel> scan_kernel(const ScanBody& body, const ScanChoice& choice, size_t operands,
+                                          const std::string& text);
 
 /// What the device in use has.
 ScanDevice scan_device();

@@ -57,7 +57,7 @@ double step_cycles(const ScanBody& body, const ScanChoice& c) {
   for (const ScanExchange& e : body.exchanges) {
     const auto bytes = static_cast<double>(c.rows * body[e.value].columns * bytes_of(body[e.value]));
     if (c.meeting == ScanMeeting::cluster) cycles += bytes / 32;
-    if (c.meeting == ScanMeeting::grid) cycles += 700 + bytes / 48;
+    if (c.meeting == ScanMeeting::grid) cycles += 700 + bytes / 48;  // of which products hide a part
   }
   return cycles;
 }
@@ -74,6 +74,7 @@ class Chooser {
  public:
   Chooser(const ScanBody& body, const ScanDevice& device) : body_(body), device_(device) {
     for (const ScanSpace& s : body.spaces) units_ = std::max(units_, s.units);
+    for (const ScanValue& v : body.values) longest_ = std::max(longest_, ceil_div(v.inner, 4) * 4);
   }
 
   std::vector<ScanChoice> run(std::string* why) {
@@ -109,9 +110,12 @@ class Chooser {
     if (c.threads > most_threads || registers(body_, c) > std::min(most_registers, register_file / c.threads)) return;
     const int64_t all = c.blocks * c.slices;
     if (c.meeting == ScanMeeting::grid && all > device_.multiprocessors) return;
-    c.shared_bytes = scan_memory(body_, c).shared;
-    least_shared_ = std::min(least_shared_, c.shared_bytes);
-    if (c.shared_bytes > static_cast<size_t>(device_.shared_bytes)) return;
+    for (c.chunk = longest_; c.chunk; c.chunk = c.chunk > 64 ? (c.chunk / 2 + 63) / 64 * 64 : 0) {
+      c.shared_bytes = scan_memory(body_, c).shared;
+      least_shared_ = std::min(least_shared_, c.shared_bytes);
+      if (c.shared_bytes <= static_cast<size_t>(device_.shared_bytes)) break;
+    }
+    if (!c.chunk) return;
     const int64_t at_once = std::max<int64_t>(1, device_.multiprocessors / c.blocks) * c.blocks;
     c.step_ns = step_cycles(body_, c) * cycle_ns * static_cast<double>(ceil_div(all, at_once));
     found_.push_back(c);
@@ -119,7 +123,7 @@ class Chooser {
 
   const ScanBody& body_;
   const ScanDevice& device_;
-  int64_t units_ = 1;
+  int64_t units_ = 1, longest_ = 4;  // units of the largest space; columns of the longest product
   size_t least_shared_ = SIZE_MAX;
   std::vector<ScanChoice> found_;
 };
@@ -137,6 +141,35 @@ bool meets_at_start(const ScanBody& body) {
 
 int meetings_of(const ScanBody& body) { return body.levels + meets_at_start(body); }
 
+namespace {
+
+// Products may read rows that begin and end with a vector while they come.
+bool only_products_read(const ScanBody& body, const ScanExchange& e) {
+  return std::all_of(body.values.begin(), body.values.end(), [&](const ScanValue& v) {
+    const bool reads = (v.kind == As::product || v.kind == As::reduction) && v.reads[0].value == e.value;
+    return !reads || (v.kind == As::product && v.reads[0].column % vector_of(v) == 0);
+  });
+}
+
+// All but where.
+ScanMemory::Exchange place_of(const ScanBody& body, const ScanExchange& e, const ScanChoice& choice) {
+  const ScanValue& v = body[e.value];
+  ScanMemory::Exchange x;
+  x.handed = choice.meeting == ScanMeeting::grid && !body.spaces[static_cast<size_t>(v.space)].everywhere();
+  x.streamed = x.handed && only_products_read(body, e);
+  x.handed_pitch = ceil_div(v.columns, vector_of(v)) * vector_of(v);
+  x.pitch = x.handed_pitch + vector_of(v);
+  // A place is free once all have met after it was read: at a later level, at the start of the next step, or at a level
+  // before it is written again, which is the last one for a carry.
+  const bool carry = v.kind == As::carry, starts = meets_at_start(body);
+  const auto free = [&](int read) { return read < body.levels || (!carry && (starts || v.level > 0)); };
+  x.twice = !x.handed && !free(e.last_read);
+  x.handed_twice = x.handed && !free(x.streamed ? e.last_read : carry ? 0 : v.level + 1);
+  return x;
+}
+
+}  // namespace
+
 ScanMemory scan_memory(const ScanBody& body, const ScanChoice& choice) {
   ScanMemory m;
   const auto take = [&](int64_t bytes) {
@@ -150,25 +183,19 @@ ScanMemory scan_memory(const ScanBody& body, const ScanChoice& choice) {
     m.weights.push_back(v.kind == As::product ? take(k * columns * bytes_of(v)) : 0);
     m.reduced.push_back(v.kind == As::reduction ? take(choice.rows * bytes_of(v)) : 0);
   }
+  int64_t chunk_bytes = 0;
   for (const ScanExchange& e : body.exchanges) {
-    const ScanValue& v = body[e.value];
-    ScanMemory::Exchange x;
-    x.handed = choice.meeting == ScanMeeting::grid && !body.spaces[static_cast<size_t>(v.space)].everywhere();
-    x.pitch = (ceil_div(v.columns, vector_of(v)) + 1) * vector_of(v);
-    // A place is free once all have met after it was read: at a later level, at the start of the next step, or at a
-    // level before it is written again, which is the last one for a carry.
-    const bool carry = v.kind == As::carry, starts = meets_at_start(body);
-    const int written = carry ? body.levels : v.level, fetched = carry ? 0 : v.level + 1;
-    const auto free = [&](int read) { return carry ? read < written : starts || read < body.levels || written > 0; };
-    x.twice = !x.handed && !free(e.last_read);
-    x.handed_twice = x.handed && !free(fetched);
-    x.at = take(choice.rows * x.pitch * bytes_of(v) * (x.twice ? 2 : 1));
-    x.handed_at = m.handed;
+    const ScanMemory::Exchange x = place_of(body, e, choice);
+    const int64_t bytes = bytes_of(body[e.value]);
+    m.exchanges.push_back(x);
+    if (x.streamed) chunk_bytes = std::max(chunk_bytes, 2 * choice.rows * (choice.chunk * bytes + 16));
+    if (!x.streamed) m.exchanges.back().at = take(choice.rows * x.pitch * bytes * (x.twice ? 2 : 1));
+    m.exchanges.back().handed_at = m.handed;
     if (x.handed)
       m.handed +=
-          padded(static_cast<size_t>(choice.slices * choice.rows * v.columns * bytes_of(v) * (x.handed_twice ? 2 : 1)));
-    m.exchanges.push_back(x);
+          padded(static_cast<size_t>(choice.slices * choice.rows * x.handed_pitch * bytes * (x.handed_twice ? 2 : 1)));
   }
+  m.chunks = take(chunk_bytes);
   return m;
 }
 

@@ -31,6 +31,7 @@ struct ScanChoice {
   int64_t each = 1;      // rows of a thread
   int64_t width = 1;     // threads side by side, one for each unit of the largest space that a block has
   int64_t threads = 32;  // of a block
+  int64_t chunk = 0;     // columns of rows that are multiplied at a time, where they are handed over
   size_t shared_bytes = 0;
   double step_ns = 0;  // what a step takes by a simple model
 };
@@ -45,16 +46,19 @@ int meetings_of(const ScanBody& body);
 /// Where things lie: in a block's shared memory, and in device memory what goes from block to block. In bytes.
 struct ScanMemory {
   struct Exchange {
-    size_t at = 0;         // in shared memory, rows behind each other
-    int64_t pitch = 0;     // elements from row to row
-    bool twice = false;    // two of them, for even and odd steps
-    bool handed = false;   // put into device memory, and fetched from there
-    size_t handed_at = 0;  // for each slice: one or two of ROWS x columns
+    size_t at = 0;          // in shared memory, rows behind each other
+    int64_t pitch = 0;      // elements from row to row
+    bool twice = false;     // two of them, for even and odd steps
+    bool handed = false;    // put into device memory, and fetched from there
+    bool streamed = false;  // only products read it, some columns at a time: it has no place in shared memory
+    size_t handed_at = 0;   // for each slice: its rows, once or twice
+    int64_t handed_pitch = 0;
     bool handed_twice = false;
   };
   std::vector<size_t> weights;  // by value: of products
   std::vector<size_t> reduced;  // by value: of reductions
   std::vector<Exchange> exchanges;
+  size_t chunks = 0;              // two of what is streamed
   size_t shared = 0, handed = 0;  // all
 };
 ScanMemory scan_memory(const ScanBody& body, const ScanChoice& choice);

@@ -38,20 +38,69 @@ __device__ __forceinline__ void add_products(const T* left, const T* factor, T (
   }
 }
 
-// A thread's rows times the columns of its unit: each sum starts at zero and goes on in the order of k.
 template <class T, u32 INNER, u32 GROUPS, u32 LANES, u32 PITCH, bool ALIGNED>
-__device__ __forceinline__ void multiply(const T* left, const T* factor, T (&sums)[GROUPS][EACH]) {
-  constexpr u32 V = 16 / sizeof(T), WHOLE = INNER / V * V;
-#pragma unroll
-  for (u32 g = 0; g < GROUPS; ++g)
-#pragma unroll
-    for (u32 j = 0; j < EACH; ++j) sums[g][j] = 0;
-#pragma unroll 2
+__device__ __forceinline__ void add_all_products(const T* left, const T* factor, T (&sums)[GROUPS][EACH]) {
+  constexpr u32 V = 16 / sizeof(T), WHOLE = INNER / V * V, TURNS = 64 / (V * GROUPS * EACH);
+#pragma unroll (TURNS < 2 ? 2 : TURNS)
   for (u32 k = 0; k < WHOLE; k += V)
     add_products<T, V, GROUPS, LANES, PITCH, ALIGNED>(left + k, factor + k * (GROUPS * LANES), sums);
   if (WHOLE < INNER)
     add_products<T, INNER - WHOLE, GROUPS, LANES, PITCH, ALIGNED>(left + WHOLE, factor + WHOLE * (GROUPS * LANES),
                                                                   sums);
+}
+
+template <class T, u32 GROUPS>
+__device__ __forceinline__ void clear(T (&sums)[GROUPS][EACH]) {
+#pragma unroll
+  for (u32 g = 0; g < GROUPS; ++g)
+#pragma unroll
+    for (u32 j = 0; j < EACH; ++j) sums[g][j] = 0;
+}
+
+// A thread's rows times the columns of its unit: each sum starts at zero and goes on in the order of k.
+template <class T, u32 INNER, u32 GROUPS, u32 LANES, u32 PITCH, bool ALIGNED>
+__device__ __forceinline__ void multiply(const T* left, const T* factor, T (&sums)[GROUPS][EACH]) {
+  clear(sums);
+  add_all_products<T, INNER, GROUPS, LANES, PITCH, ALIGNED>(left, factor, sums);
+}
+
+// As many of the slice's columns as `COUNT`, without those that a vector begins behind.
+template <class T, u32 COUNT, u32 FROM, u32 PITCH, class All>
+__device__ __forceinline__ void start_rows(All& copies, const T* from, T* to) {
+  constexpr u32 V = 16 / sizeof(T), EACH_ROW = (COUNT + V - 1) / V;
+  for (u32 e = threadIdx.x; e < ROWS * EACH_ROW; e += THREADS)
+    copies.start(from + e / EACH_ROW * FROM + e % EACH_ROW * V, to + e / EACH_ROW * PITCH + e % EACH_ROW * V);
+}
+
+// The same with rows that others have handed over, FROM apart, CHUNK columns at a time: while these are multiplied, the
+// next ones are on their way. `buffers` holds two of them. Threads that do not multiply take part in that.
+template <class T, u32 INNER, u32 GROUPS, u32 LANES, u32 FROM, u32 CHUNK>
+__device__ __forceinline__ void multiply_handed(const T* from, u32 strip, const T* factor, bool multiplies, T* buffers,
+                                                T (&sums)[GROUPS][EACH]) {
+  constexpr u32 V = 16 / sizeof(T), PITCH = CHUNK + V, WHOLE = (INNER - 1) / CHUNK, LAST = INNER - WHOLE * CHUNK;
+  constexpr u32 FIRST = WHOLE ? CHUNK : LAST;
+  Copies<(ROWS * (CHUNK / V) + THREADS - 1) / THREADS> copies;
+  clear(sums);
+  __syncthreads();
+  start_rows<T, FIRST, FROM, PITCH>(copies, from, buffers);
+#pragma unroll 1
+  for (u32 c = 0; c < WHOLE; ++c) {
+    copies.wait();
+    __syncthreads();
+    T* const next = buffers + (c + 1) % 2 * (ROWS * PITCH);
+    if (c + 1 < WHOLE)
+      start_rows<T, CHUNK, FROM, PITCH>(copies, from + (c + 1) * CHUNK, next);
+    else
+      start_rows<T, LAST, FROM, PITCH>(copies, from + (c + 1) * CHUNK, next);
+    if (multiplies)
+      add_all_products<T, CHUNK, GROUPS, LANES, PITCH, true>(buffers + (c % 2 * ROWS + strip) * PITCH,
+                                                             factor + c * (CHUNK * GROUPS * LANES), sums);
+  }
+  copies.wait();
+  __syncthreads();
+  if (multiplies)
+    add_all_products<T, LAST, GROUPS, LANES, PITCH, true>(buffers + (WHOLE % 2 * ROWS + strip) * PITCH,
+                                                          factor + WHOLE * (CHUNK * GROUPS * LANES), sums);
 }
 
 // The slice's rows of a matrix.
@@ -61,12 +110,11 @@ __device__ __forceinline__ void take_rows(const T* from, i64 row, u32 first, T* 
     to[e / COLUMNS * PITCH + e % COLUMNS] = from[row_of(first + e / COLUMNS) * row + e % COLUMNS];
 }
 
-// What all blocks have handed over.
-template <class T, u32 COLUMNS, u32 PITCH>
+// What all blocks have handed over, FROM apart.
+template <class T, u32 COLUMNS, u32 FROM, u32 PITCH>
 __device__ __forceinline__ void fetch_rows(const T* from, T* to) {
-  constexpr u32 V = COLUMNS % (16 / sizeof(T)) ? 1 : 16 / sizeof(T);
-  for (u32 e = threadIdx.x * V; e < ROWS * COLUMNS; e += THREADS * V)
-    *(Vector<T, V>*)(to + e / COLUMNS * PITCH + e % COLUMNS) = load_fresh((const Vector<T, V>*)(from + e));
+  for (u32 e = threadIdx.x; e < ROWS * COLUMNS; e += THREADS)
+    to[e / COLUMNS * PITCH + e % COLUMNS] = load_fresh(from + e / COLUMNS * FROM + e % COLUMNS);
 }
 
 // A value for each row: 16 threads take its columns in turn, then combine what they have.

@@ -12,6 +12,8 @@ namespace {
 
 using As = ScanValue::Kind;
 
+const std::string next_step = "s + 1";
+
 class ScanText {
  public:
   ScanText(const ScanBody& body, const ScanChoice& choice, size_t operands)
@@ -117,8 +119,9 @@ class ScanText {
     }
     for (size_t e = 0; e < memory_.exchanges.size(); ++e) {
       const ScanValue& value = body_[body_.exchanges[e].value];
+      if (memory_.exchanges[e].streamed) continue;
       text_.line("{0}* const rows{1} = ({0}*)(shared + {2});", c_type(value.dtype), e, memory_.exchanges[e].at);
-      if (value.kind != As::carry) continue;
+      if (value.kind != As::carry || memory_.exchanges[e].handed) continue;
       text_.line("take_rows<{0}, {1}, {2}>((const {0}*)args.operands[{3}], {4}, slice * ROWS, rows{5});",
                  c_type(value.dtype), value.columns, memory_.exchanges[e].pitch, value.first.operand, value.first.row,
                  e);
@@ -131,9 +134,14 @@ class ScanText {
       if (c.kind != As::carry) continue;
       text_.line("{} n{}[{}][EACH];", c_type(c.dtype), v, body_.groups(c));
       each_row([&] {
-        for (int64_t g = 0; g < body_.groups(c); ++g)
-          text_.line("n{}[{}][j] = ((const {}*)args.operands[{}])[{}];", v, g, c_type(c.dtype), c.first.operand,
-                     place(c.first.row, g * body_.units(c), 1, c.space));
+        for (int64_t g = 0; g < body_.groups(c); ++g) {
+          const int64_t column = g * body_.units(c);
+          const std::string element = fmt::format("n{}[{}][j]", v, g);
+          text_.line("{} = ((const {}*)args.operands[{}])[{}];", element, c_type(c.dtype), c.first.operand,
+                     place(c.first.row, column, 1, c.space));
+          if (c.exchange >= 0 && memory_.exchanges[static_cast<size_t>(c.exchange)].handed)
+            write_exchange(c, column, element, "0");
+        }
       });
     }
     if (body_.positions.empty()) return;
@@ -214,9 +222,8 @@ class ScanText {
     for (size_t e = 0; e < memory_.exchanges.size(); ++e) {
       const ScanMemory::Exchange& x = memory_.exchanges[e];
       const ScanValue& v = body_[body_.exchanges[e].value];
-      const bool carry = v.kind == As::carry;
-      if (!x.handed || level != (carry ? 0 : v.level + 1)) continue;
-      text_.line("{}fetch_rows<{}, {}, {}>({}, rows{});", carry ? "if (s) " : "", c_type(v.dtype), v.columns, x.pitch,
+      if (!x.handed || x.streamed || level != (v.kind == As::carry ? 0 : v.level + 1)) continue;
+      text_.line("fetch_rows<{}, {}, {}, {}>({}, rows{});", c_type(v.dtype), v.columns, x.handed_pitch, x.pitch,
                  handed(e, "s"), e);
       fetched = true;
     }
@@ -228,7 +235,7 @@ class ScanText {
     const ScanMemory::Exchange& x = memory_.exchanges[e];
     const ScanValue& v = body_[body_.exchanges[e].value];
     const std::string at = x.handed_twice ? fmt::format("(slice * 2 + (u32)(({}) & 1))", step) : "slice";
-    return fmt::format("({}*)(args.handed + {}) + {} * (ROWS * {})", c_type(v.dtype), x.handed_at, at, v.columns);
+    return fmt::format("({}*)(args.handed + {}) + {} * (ROWS * {})", c_type(v.dtype), x.handed_at, at, x.handed_pitch);
   }
 
   std::string rows(size_t e, const std::string& step) const {
@@ -242,25 +249,33 @@ class ScanText {
       const ScanValue& v = body_.values[k];
       if (v.kind != As::product || v.level != level) continue;
       const auto e = static_cast<size_t>(body_[v.reads[0].value].exchange);
+      const ScanMemory::Exchange& x = memory_.exchanges[e];
       const int64_t n = lanes(v.space), column = v.reads[0].column;
-      const std::string call =
-          fmt::format("multiply<{}, {}, {}, {}, {}, {}>({} + strip * {} + {}, factor{}{}, n{});", c_type(v.dtype),
-                      v.inner, body_.groups(v), n, memory_.exchanges[e].pitch, column % vector_of(v) == 0, rows(e, "s"),
-                      memory_.exchanges[e].pitch, column, k, n > 1 ? fmt::format(" + lane * {}", vector_of(v)) : "", k);
-      text_.line("{} {}", guard(v.space), call);
+      const std::string condition = guard(v.space),
+                        sizes = fmt::format("{}, {}, {}, {}", c_type(v.dtype), v.inner, body_.groups(v), n),
+                        factor =
+                            n > 1 ? fmt::format("factor{} + lane * {}", k, vector_of(v)) : fmt::format("factor{}", k);
+      if (x.streamed)
+        text_.line("multiply_handed<{}, {}, {}>({} + {}, strip, {}, {}, ({}*)(shared + {}), n{});", sizes,
+                   x.handed_pitch, choice_.chunk, handed(e, "s"), column, factor,
+                   condition.empty() ? "true" : condition, c_type(v.dtype), memory_.chunks, k);
+      else
+        text_.line("{}multiply<{}, {}, {}>({} + strip * {} + {}, {}, n{});",
+                   condition.empty() ? "" : fmt::format("if ({}) ", condition), sizes, x.pitch,
+                   column % vector_of(v) == 0, rows(e, "s"), x.pitch, column, factor, k);
     }
   }
 
   // Threads that have no unit of a space have nothing to do in its loops.
   std::string guard(int s) const {
     const int64_t n = lanes(s);
-    return space(s).everywhere() || n == choice_.width ? "" : fmt::format("if (lane < {})", n);
+    return space(s).everywhere() || n == choice_.width ? "" : fmt::format("lane < {}", n);
   }
 
   template <class F>
   void each_row_of(int s, F&& write) {
     const std::string condition = guard(s);
-    if (!condition.empty()) text_.open("{}", condition);
+    if (!condition.empty()) text_.open("if ({})", condition);
     each_row(write);
     if (!condition.empty()) text_.close();
   }
@@ -308,7 +323,7 @@ class ScanText {
       const std::string element = source({k, 0, false, {}}, column, v.space);
       for (const ScanResult& r : body_.results)
         if (r.stacked && r.value == k) write_result(r, g, element);
-      if (v.exchange >= 0 && v.kind != As::carry) write_exchange(v, column, element);
+      if (v.exchange >= 0 && v.kind != As::carry) write_exchange(v, column, element, "s");
     }
   }
 
@@ -350,15 +365,15 @@ class ScanText {
                place(v.rows == 1 ? 0 : v.columns, group * body_.units(v), 1, v.space), element);
   }
 
-  // Puts an element where those look who read whole rows: in the next step, if it is a carry's, and if there is one.
-  void write_exchange(const ScanValue& v, int64_t column, const std::string& element) {
+  // Puts an element where those look who read whole rows in that step.
+  void write_exchange(const ScanValue& v, int64_t column, const std::string& element, const std::string& step) {
     const auto e = static_cast<size_t>(v.exchange);
     const ScanMemory::Exchange& x = memory_.exchanges[e];
-    const bool carry = v.kind == As::carry, local = x.handed || space(v.space).everywhere();
-    const std::string step = carry ? "s + 1" : "s", where = x.handed ? handed(e, step) : rows(e, step);
     const std::string place =
-        fmt::format("{} + (strip + j) * {} + {} + unit{}", where, x.handed ? v.columns : x.pitch, column, v.space);
-    text_.line("if (mine{}{}) {};", v.space, carry ? " && s + 1 < args.steps" : "",
+        fmt::format("{} + (strip + j) * {} + {} + unit{}", x.handed ? handed(e, step) : rows(e, step),
+                    x.handed ? x.handed_pitch : x.pitch, column, v.space);
+    const bool local = x.handed || space(v.space).everywhere();
+    text_.line("if (mine{}{}) {};", v.space, step == next_step ? " && s + 1 < args.steps" : "",
                local ? fmt::format("*({}) = {}", place, element) : fmt::format("share({}, {})", place, element));
   }
 
@@ -379,7 +394,7 @@ class ScanText {
       each([&](int k, int64_t g, const ScanValue& c) {
         const std::string next = fmt::format("next{}_{}", k, g);
         text_.line("n{}[{}][j] = {};", k, g, next);
-        if (c.exchange >= 0) write_exchange(c, g * body_.units(c), next);
+        if (c.exchange >= 0) write_exchange(c, g * body_.units(c), next, next_step);
       });
     });
   }
