@@ -7,9 +7,11 @@
 #include <cstring>
 
 #include "reprise/backends/cpu/backend.h"
+#include "reprise/backends/cuda/launches.h"
 #include "reprise/backends/cuda/memory.h"
 #include "reprise/backends/cuda/region_kernels.h"
 #include "reprise/backends/cuda/stream.h"
+#include "reprise/graph/capture.h"
 #include "reprise/test/catch.h"
 
 // The linker calls these instead of rp::cpu_backend, and that one by the other name.
@@ -131,28 +133,13 @@ std::string text(DType dtype, const std::byte* element) {
   });
 }
 
-std::unique_ptr<RegionKernel> on_device(const Region& region) {
-  switch (region.kind) {
-    case RegionKind::map:
-      return cuda::compile_map(region);
-    case RegionKind::rows:
-      return cuda::compile_rows(region);
-    case RegionKind::columns:
-      return cuda::compile_columns(region);
-    case RegionKind::copy:
-      return cuda::compile_copy(region);
-    default:
-      return nullptr;
-  }
-}
-
 class TwinKernel final : public RegionKernel {
  public:
   TwinKernel(const Region& region, std::unique_ptr<RegionKernel> cpu) : region_(region), cpu_(std::move(cpu)) {}
 
   void run(const RegionCall& call) const override {
     if (!twins) return cpu_->run(call);
-    if (generation_ != generation) device_ = on_device(region_);
+    if (generation_ != generation) device_ = twins->compile(region_);
     generation_ = generation;
     compare(call);
   }
@@ -239,16 +226,36 @@ class TwinBackend final : public Backend {
 
 }  // namespace
 
-Twins::Twins() {
+Twins::Twins(bool wide) : narrow_(wide ? 0 : cuda::most_narrow) {
   twins = this;
   ++generation;
 }
 Twins::~Twins() { twins = nullptr; }
 
+std::unique_ptr<RegionKernel> Twins::compile(const Region& region) {
+  std::unique_ptr<RegionKernel> kernel;
+  if (region.kind == RegionKind::map)
+    kernel = cuda::compile_map(region, narrow_);
+  else if (region.kind == RegionKind::rows)
+    kernel = cuda::compile_rows(region, narrow_);
+  else if (region.kind == RegionKind::columns)
+    kernel = cuda::compile_columns(region, narrow_);
+  else
+    kernel = cuda::compile_copy(region, narrow_);
+  for (std::string& text : dynamic_cast<const cuda::TextKernel&>(*kernel).texts()) texts_.insert(std::move(text));
+  return kernel;
+}
+
 int64_t Twins::runs() const {
   int64_t n = 0;
   for (const auto& [form, count] : compared_) n += count;
   return n;
+}
+
+void replay(const Tensors& inputs, const std::function<Tensors(const Tensors&)>& f, int calls) {
+  auto captured = capture([&](const Tensors& in) { return f(in); });
+  ModeGuard guard(Mode::graph);
+  for (int call = 0; call < calls; ++call) captured(inputs);
 }
 
 }  // namespace rp::test

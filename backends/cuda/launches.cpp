@@ -20,4 +20,10 @@ void PlannedLaunch::run(const RegionCall& call) const {
   launch(function->get(), how, filled.bytes());
 }
 
+std::vector<std::string> texts_of(const std::vector<PlannedLaunch>& launches) {
+  std::vector<std::string> texts;
+  for (const PlannedLaunch& p : launches) texts.push_back(p.function->text());
+  return texts;
+}
+
 }  // namespace rp::cuda

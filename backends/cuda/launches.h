@@ -17,6 +17,7 @@ class LazyFunction {
  public:
   explicit LazyFunction(std::function<std::string()> text) : text_(std::move(text)) {}
   const Function& get() const;
+  std::string text() const { return text_(); }
 
  private:
   std::function<std::string()> text_;
@@ -33,6 +34,14 @@ struct PlannedLaunch {
   size_t scalars_at = 0, scalars = 0;
 
   void run(const RegionCall& call) const;
+};
+
+std::vector<std::string> texts_of(const std::vector<PlannedLaunch>& launches);
+
+/// A region's kernel that shows its texts: those of its launches, in order.
+class TextKernel : public RegionKernel {
+ public:
+  virtual std::vector<std::string> texts() const = 0;
 };
 
 }  // namespace rp::cuda

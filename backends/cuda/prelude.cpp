@@ -191,20 +191,6 @@ template <class T, u32 n>
 __device__ __forceinline__ void store_vector(T* to, Vector<T, n> v) {
   *(Vector<T, n>*)to = v;
 }
-// The first `count` elements of a vector; the others are copies of the first, or are left alone.
-template <u32 n, class T>
-__device__ __forceinline__ Vector<T, n> load_part(const T* from, u32 count) {
-  Vector<T, n> v;
-#pragma unroll
-  for (u32 i = 0; i < n; ++i) v[i] = from[i < count ? i : 0];
-  return v;
-}
-template <class T, u32 n>
-__device__ __forceinline__ void store_part(T* to, Vector<T, n> v, u32 count) {
-#pragma unroll
-  for (u32 i = 0; i < n; ++i)
-    if (i < count) to[i] = v[i];
-}
 
 // ---- several tensors in one launch ----
 

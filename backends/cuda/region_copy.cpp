@@ -103,9 +103,9 @@ class CopyText {
   Text text_;
 };
 
-class CopyKernel final : public RegionKernel {
+class CopyKernel final : public TextKernel {
  public:
-  explicit CopyKernel(const Region& region) {
+  CopyKernel(const Region& region, int64_t narrow) {
     const Layout &from = *region.operands[0].layout, &to = *region.operands[1].layout;
     if (!to.numel) return;
     const size_t element = rp::size_of(from.dtype());
@@ -115,7 +115,7 @@ class CopyKernel final : public RegionKernel {
     const auto tiles = [](const Axis& a) { return (a.extent + tile - 1) / tile; };
     int64_t pieces = 1;
     for (size_t a = 0; a < n; ++a) pieces *= turned && a >= outer ? tiles(axes[a]) : axes[a].extent;
-    const bool wide = to.numel >= INT32_MAX - 65536;
+    const bool wide = to.numel > narrow;
     launch_.function = std::make_shared<const LazyFunction>([=] {
       CopyText text(element, n, wide);
       return turned ? text.turned() : text.direct();
@@ -142,6 +142,9 @@ class CopyKernel final : public RegionKernel {
   }
   std::string form() const override { return form_; }
   int reorders() const override { return 1; }
+  std::vector<std::string> texts() const override {
+    return launch_.function ? std::vector{launch_.function->text()} : std::vector<std::string>{};
+  }
 
  private:
   static void add_index(ArgsBytes& args, int64_t value, bool wide) {
@@ -183,6 +186,8 @@ class CopyKernel final : public RegionKernel {
 
 }  // namespace
 
-std::unique_ptr<RegionKernel> compile_copy(const Region& region) { return std::make_unique<CopyKernel>(region); }
+std::unique_ptr<RegionKernel> compile_copy(const Region& region, int64_t narrow) {
+  return std::make_unique<CopyKernel>(region, narrow);
+}
 
 }  // namespace rp::cuda

@@ -7,10 +7,13 @@
 
 namespace rp::cuda {
 
-std::unique_ptr<RegionKernel> compile_map(const Region& region);
-std::unique_ptr<RegionKernel> compile_rows(const Region& region);
-std::unique_ptr<RegionKernel> compile_columns(const Region& region);
-std::unique_ptr<RegionKernel> compile_copy(const Region& region);
+/// More than this many elements, rows or columns are counted with 64 bits.
+inline constexpr int64_t most_narrow = INT32_MAX - 65536;
+
+std::unique_ptr<RegionKernel> compile_map(const Region& region, int64_t narrow = most_narrow);
+std::unique_ptr<RegionKernel> compile_rows(const Region& region, int64_t narrow = most_narrow);
+std::unique_ptr<RegionKernel> compile_columns(const Region& region, int64_t narrow = most_narrow);
+std::unique_ptr<RegionKernel> compile_copy(const Region& region, int64_t narrow = most_narrow);
 std::unique_ptr<RegionKernel> compile_gemm(const Region& region);
 std::unique_ptr<RegionKernel> compile_conv(const Region& region);
 std::unique_ptr<RegionKernel> compile_call(const Region& region);

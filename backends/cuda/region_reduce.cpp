@@ -18,7 +18,7 @@ int64_t leaves_of(int64_t count) { return std::max<int64_t>(1, (count + leaf - 1
 
 constexpr int64_t few_places = 8192;  // partial results that a block of threads combines in shared memory
 
-class ReduceKernel : public RegionKernel {
+class ReduceKernel : public TextKernel {
  public:
   explicit ReduceKernel(const Region& region) : region_(region), nest_(region_.members[0]) {
     for (const Stage& s : region_.stages) insts_ = std::max(insts_, s.program.insts.size());
@@ -115,12 +115,10 @@ struct Places {
 
 class RowsKernel final : public ReduceKernel {
  public:
-  explicit RowsKernel(const Region& region)
+  RowsKernel(const Region& region, int64_t narrow)
       : ReduceKernel(region), rows_(nest_.outer_count() * nest_.rows), columns_(nest_.columns) {
     if (!rows_) return;
-    constexpr int64_t many = INT32_MAX - 65536;
-    const int64_t leaves = leaves_of(columns_);
-    wide_ = rows_ >= many || columns_ >= many || rows_ >= many / leaves;
+    wide_ = rows_ > narrow / leaves_of(columns_) || columns_ > narrow;
     if (const uint32_t each = fits_registers(); each && !(columns_ >= 256 && rows_ <= few_rows)) {
       form_ = "cuda rows in registers";
       launches_[0].push_back(short_rows(each));
@@ -138,6 +136,7 @@ class RowsKernel final : public ReduceKernel {
     for (const PlannedLaunch& p : launches_[aligned(call) ? 0 : 1]) p.run(call);
   }
   std::string form() const override { return form_; }
+  std::vector<std::string> texts() const override { return texts_of(launches_[0]); }
 
  private:
   static constexpr int64_t few_rows = 8 * 132;
@@ -248,7 +247,8 @@ class RowsKernel final : public ReduceKernel {
       sums = std::max(sums, s.reductions.size());
     }
     const int64_t leaves = leaves_of(columns_);
-    int64_t at_once = std::min<int64_t>(leaves, long_.threads / 16 / std::max<size_t>(sums, 1));
+    const int64_t most = long_.threads / 32 / static_cast<int64_t>(std::max<size_t>(sums, 1)) * 2;  // whole warps
+    int64_t at_once = std::min(leaves, most);
     if (own) at_once = std::clamp<int64_t>(65536 / static_cast<int64_t>(own * widest * leaf), 1, at_once);
     p.chunk = static_cast<uint32_t>(at_once * leaf);
     p.at_once = static_cast<uint32_t>((at_once + 1) / 2 * 2);
@@ -356,7 +356,7 @@ class RowsKernel final : public ReduceKernel {
 
 class ColumnsKernel final : public ReduceKernel {
  public:
-  explicit ColumnsKernel(const Region& region) : ReduceKernel(region) {
+  ColumnsKernel(const Region& region, int64_t narrow) : ReduceKernel(region) {
     const int64_t outer = nest_.outer_count(), rows = nest_.rows, columns = nest_.columns;
     const int64_t results = outer * columns, leaves = leaves_of(rows);
     if (!results) return;
@@ -364,8 +364,7 @@ class ColumnsKernel final : public ReduceKernel {
     const int64_t tiles = (columns + places - 1) / places;
     const int64_t height = std::clamp<int64_t>(column_threads / (16 * places), 1, leaves);
     const int64_t groups = (leaves + height - 1) / height, pieces = outer * tiles * groups;
-    constexpr int64_t many = INT32_MAX - 65536;
-    const bool wide = rows >= many || columns >= many || results >= many || pieces >= many, direct = leaves == 1;
+    const bool wide = std::max({rows, columns, results * leaves, pieces}) > narrow, direct = leaves == 1;
     if (!direct) reserve_results(results, leaves);
     const uint32_t turns = choose_turns();
     PlannedLaunch p = begin([this, turns, direct, wide] { return columns_text(region_, turns, direct, wide); }, wide);
@@ -391,6 +390,7 @@ class ColumnsKernel final : public ReduceKernel {
     for (const PlannedLaunch& p : launches_) p.run(call);
   }
   std::string form() const override { return "cuda columns"; }
+  std::vector<std::string> texts() const override { return texts_of(launches_); }
 
  private:
   // Rows that a thread loads at once: what hides the memory's latency.
@@ -409,8 +409,12 @@ class ColumnsKernel final : public ReduceKernel {
 
 }  // namespace
 
-std::unique_ptr<RegionKernel> compile_rows(const Region& region) { return std::make_unique<RowsKernel>(region); }
+std::unique_ptr<RegionKernel> compile_rows(const Region& region, int64_t narrow) {
+  return std::make_unique<RowsKernel>(region, narrow);
+}
 
-std::unique_ptr<RegionKernel> compile_columns(const Region& region) { return std::make_unique<ColumnsKernel>(region); }
+std::unique_ptr<RegionKernel> compile_columns(const Region& region, int64_t narrow) {
+  return std::make_unique<ColumnsKernel>(region, narrow);
+}
 
 }  // namespace rp::cuda
