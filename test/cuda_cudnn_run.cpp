@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "reprise/backends/cpu/kernels.h"
+#include "reprise/backends/cuda/cuda.h"
 #include "reprise/backends/cuda/cudnn_patterns.h"
 #include "reprise/backends/cuda/cudnn_plan.h"
 #include "reprise/backends/cuda/replay.h"
@@ -12,6 +13,7 @@
 #include "reprise/reprise.h"
 #include "reprise/test/cuda/cudnn_fake.h"
 #include "reprise/test/cuda/device.h"
+#include "reprise/test/cuda/h200.h"
 #include "reprise/test/cuda_kernels.h"
 #include "reprise/test/kernel_call.h"
 
@@ -193,18 +195,18 @@ double largest_difference(const std::vector<uint16_t>& got, const Tensor& expect
 }
 
 void check_attention(bool causal) {
-  DnnAttention a{2, 3, 5, 7, 8, 6, CUDNN_DATA_BFLOAT16, causal, false, false, 0.25f};
-  Tensor q = rounded({2, 3, 5, 8}), k = rounded({2, 3, 7, 8}), v = rounded({2, 3, 7, 6});
+  DnnAttention a{2, 3, 5, 7, 8, 16, CUDNN_DATA_BFLOAT16, causal, false, false, 0.25f};
+  Tensor q = rounded({2, 3, 5, 8}), k = rounded({2, 3, 7, 8}), v = rounded({2, 3, 7, 16});
   for (Tensor* t : {&q, &k, &v}) t->set_requires_grad(true);
   const Tensor o = scaled_dot_product_attention(q, k, v, {}, {.causal = causal, .scale = 0.25f});
-  const Tensor d_o = rounded({2, 3, 5, 6});
+  const Tensor d_o = rounded({2, 3, 5, 16});
   sum(o * d_o).backward();
-  std::vector<std::vector<uint16_t>> operands{to_bf16(q), to_bf16(k), to_bf16(v), to_bf16(zeros({2, 3, 5, 6}))};
+  std::vector<std::vector<uint16_t>> operands{to_bf16(q), to_bf16(k), to_bf16(v), to_bf16(zeros({2, 3, 5, 16}))};
   run_plan(dnn_plan(attention_graph(a)), operands);
   CHECK(largest_difference(operands[3], o) < 2e-2);
 
   // Statistics are f32, each in two of these words.
-  operands.back() = to_bf16(zeros({2, 3, 5, 6}));
+  operands.back() = to_bf16(zeros({2, 3, 5, 16}));
   operands.push_back(std::vector<uint16_t>(2 * 30));
   a.statistics = true;
   run_plan(dnn_plan(attention_graph(a)), operands, 2);
@@ -372,4 +374,32 @@ TEST_CASE("a library that cannot be captured is launched piece by piece", "[cuda
   }
   CHECK_THAT(replay->form(), Contains("launched one by one: cudnn: ") && Contains("planted"));
   CHECK(gpu.count("cudaGraphLaunch") == 0);
+}
+
+TEST_CASE("on a device that is here, f32 keeps its bits and attention is right", "[cuda]") {
+  if (!cuda::is_available()) {
+    WARN("skipped: " << cuda::why_not());
+    return;
+  }
+  for (const ConvPass pass : {ConvPass::forward, ConvPass::backward_data, ConvPass::backward_weights}) {
+    check_convolution(shape(pass));
+    check_convolution(shape(pass, 2, 1, 0, 1));
+    check_convolution(shape(pass, 1, 2, 2, 2));
+  }
+  check_attention(false);
+  check_attention(true);
+}
+
+TEST_CASE("a plan made for a device that was not there runs on one that is", "[cuda]") {
+  if (!cuda::is_available() || cuda::device_name() != "NVIDIA H200") {
+    WARN("skipped: there is no H200");
+    return;
+  }
+  const DnnGraph& graph = some_graph();
+  const DnnTarget described{std::string(h200_properties)};
+  const DnnPlan plan(graph, choose_engine(graph, described), DnnTarget::here());
+  auto operands = operands_of(shape(ConvPass::forward));
+  const auto expected = on_cpu(shape(ConvPass::forward), operands[0], operands[1]);
+  run_plan(plan, operands);
+  CHECK(distance(operands[2], expected) < 3e-5);
 }

@@ -3,6 +3,8 @@
 namespace rp::cuda {
 namespace {
 
+static_assert(enumerator_name<CUDNN_ATTR_TENSOR_STRIDES>() == "CUDNN_ATTR_TENSOR_STRIDES");
+
 void expect(cudnnStatus_t status, std::string_view what, std::string_view of, std::string_view descriptor) {
   if (status == CUDNN_STATUS_SUCCESS) [[likely]]
     return;

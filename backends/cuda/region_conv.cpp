@@ -163,8 +163,8 @@ class ImageKernel final : public RegionKernel {
 }  // namespace
 
 std::unique_ptr<RegionKernel> compile_conv(const Region& region) {
-  std::string why_own;
-  if (auto kernel = compile_conv_cudnn(region, &why_own)) return kernel;
+  std::string why;  // our own kernels serve
+  if (auto kernel = compile_conv_cudnn(region, &why)) return kernel;
   if (region.op == &conv2d_backward_weights_op) return compile_conv_weights(region);
   const ConvShape s = conv_shape(region);
   std::vector<ImageMoves> moves = moves_of(region, s);
