@@ -195,6 +195,49 @@ TEST_CASE("scans and conds give the CPU's bits", "[cuda]") {
   CHECK(alike(program(gpu), program(Device::cpu())));
 }
 
+TEST_CASE("a recurrent layer is one kernel forwards and one backwards, and a graph replays it", "[cuda]") {
+  device();
+  const auto train = [](Device where, Mode mode, std::string* report) {
+    const ModeGuard guard(mode);
+    const DeviceScope on(where);
+    manual_seed(6);
+    const LSTM layer(10);
+    const Tensor x = normal({5, 4, 3}), y = normal({5, 4, 10});
+    Sgd opt(layer, {.lr = 0.1f});
+    auto step = capture([&](const Tensor& in) {
+      opt.zero_grad();
+      const Tensor loss = sum(square(layer(in).outputs - y));
+      loss.backward();
+      opt.step();
+      return loss;
+    });
+    Tensors seen;
+    for (int i = 0; i < 6; ++i) seen.push_back(step(x));
+    if (report) *report = step.explain();
+    for (const auto& [name, p] : layer.parameters()) seen.push_back(p);
+    return seen;
+  };
+  std::string report;
+  const Tensors want = train(Device::cpu(), Mode::eager, nullptr), got = train(gpu, Mode::graph, &report),
+                checked = train(gpu, Mode::verify, nullptr);
+  for (size_t i = 0; i < want.size(); ++i) CHECK((alike(got[i], want[i]) && alike(checked[i], want[i])));
+  CHECK_THAT(report,
+             Contains("all 5 steps, 4 blocks") && Contains("1 barrier in a block a step") && Contains("CUDA graph"));
+}
+
+TEST_CASE("a report says why a scan is not one kernel", "[cuda]") {
+  device();
+  const DeviceScope on(gpu);
+  const Tensor u = normal({4, 4}), x = normal({3, 2, 4});
+  auto step = capture([&](const Tensor& in) {
+    return scan([&](const Tensor& h,
+                    const Tensor& e) { return cond(sum(e) > 0, [&] { return matmul(h, u); }, [&] { return h + e; }); },
+                zeros({2, 4}), in);
+  });
+  for (int i = 0; i < 3; ++i) step(x);
+  CHECK_THAT(step.explain(), Contains("3 steps, launched one by one: sum is not along the units cuda_engine.cpp:"));
+}
+
 TEST_CASE("modules move, their handles and optimisers follow", "[cuda]") {
   device();
   Net net;
