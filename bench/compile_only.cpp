@@ -199,6 +199,12 @@ void put_graphs(Runtime& t) {
                                      cudaMemcpyKind) { return *n = fresh<cudaGraphNode_t>(), cudaSuccess; });
   t.cudaGraphAddMemsetNode.set(+[](cudaGraphNode_t* n, cudaGraph_t, const cudaGraphNode_t*, size_t,
                                    const cudaMemsetParams*) { return *n = fresh<cudaGraphNode_t>(), cudaSuccess; });
+  t.cudaGraphAddMemcpyNode.set(+[](cudaGraphNode_t* n, cudaGraph_t, const cudaGraphNode_t*, size_t,
+                                   const cudaMemcpy3DParms*) { return *n = fresh<cudaGraphNode_t>(), cudaSuccess; });
+  t.cudaGraphGetNodes.set(+[](cudaGraph_t, cudaGraphNode_t*, size_t* n) { return *n = 0, cudaSuccess; });
+  t.cudaGraphAddChildGraphNode.set(+[](cudaGraphNode_t* n, cudaGraph_t, const cudaGraphNode_t*, size_t, cudaGraph_t) {
+    return *n = fresh<cudaGraphNode_t>(), cudaSuccess;
+  });
   t.cudaGraphInstantiate.set(
       +[](cudaGraphExec_t* e, cudaGraph_t, unsigned long long) { return *e = fresh<cudaGraphExec_t>(), cudaSuccess; });
   t.cudaGraphExecDestroy.set(+[](cudaGraphExec_t) { return cudaSuccess; });
@@ -222,6 +228,8 @@ void compile_only(int architecture) {
   put_streams(*table);
   put_kernels(*table);
   put_graphs(*table);
+  for (const rp::cuda::Symbol* const symbol : table->symbols())
+    if (!symbol->found()) rp::fail("compile-only: expected a function for {}", symbol->name());
   rp::cuda::install_fake(table);
 }
 

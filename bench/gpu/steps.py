@@ -11,6 +11,7 @@ from control import Command, Step
 MICRO = ["G1.", "G2.", "G3.", "G4.", "G5.", "G6.softmax.f32.8192", "G6.layernorm.f32.8192", "G8.", "G7.", "G6."]
 NETWORKS = ["G12.", "G15.", "G16.", "G17.", "G13.train.resnet50.f32.64", "G14.", "G13."]
 RECURRENCE = ["G9.", "G11.", "G10."]
+TESTS = ["cuda_tests", "cuda_engine", "cuda_scans"]
 TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 NO_DEVICE = 3  # how the selftest says it
 PYTHON_VERSIONS = """
@@ -29,7 +30,8 @@ def tests_remark(out):
     """Counts test cases; those that ask what only the device of the tests knows are left out."""
     passed = skipped = 0
     failed = []
-    for case in ElementTree.parse(out / "tests.xml").iter("testcase"):
+    cases = [case for name in TESTS for case in ElementTree.parse(out / f"{name}.xml").iter("testcase")]
+    for case in cases:
         problems = [f"{p.get('message')} {p.text}" for p in case if p.tag in ("failure", "error")]
         if not problems:
             passed += 1
@@ -102,11 +104,13 @@ class Plan:
         return self.step("selftest", 40, [self.command(argv, argv, "selftest.log", stdout="selftest.json")])
 
     def tests(self):
-        argv = [self.root / "test/cuda_tests"]
-        real = [*argv, "~[.]~[slow]~[full]", "-r", "junit", "-o", self.out / "tests.xml"]
-        # How many have failed is told by the file.
-        command = self.command(real, [*argv, "[cuda-start]"], "tests.log", ok=range(256), environment={"REPRISE_TEST_DEVICE": "real"})
-        return self.step("tests", 120, [command], tests_remark)
+        commands = []
+        for name in TESTS:
+            argv = [self.root / "test" / name]
+            real = [*argv, "~[.]~[slow]~[full]", "-r", "junit", "-o", self.out / f"{name}.xml"]
+            # How many have failed is told by the file.
+            commands.append(self.command(real, [*argv, "--list-reporters"], "tests.log", ok=range(256), environment={"REPRISE_TEST_DEVICE": "real"}, limit_s=60))
+        return self.step("tests", 120, commands, tests_remark)
 
     def sanitizers(self):
         argv = [self.root / "bench/selftest", "check"]
