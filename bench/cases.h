@@ -9,6 +9,7 @@
 #include "reprise/bench/machine.h"
 #include "reprise/bench/measure.h"
 #include "reprise/bench/peer.h"
+#include "reprise/core/device.h"
 
 namespace bench {
 
@@ -105,14 +106,18 @@ double record_ns_per_op();
 /// What rows are compared with. It is filled in before the first row is measured.
 struct Surroundings {
   int threads = 1;
+  rp::Device device = {};
   std::string build;  ///< the folder of the build
   Machine machine;
   std::vector<std::unique_ptr<Peer>> peers;
+
+  bool on_cuda() const { return device.kind == rp::DeviceKind::cuda; }
 };
 
 /// A time with its unit; "-" if there is none.
 std::string time_text(const std::optional<double>& ns);
 
+/// Rows of a family are others on a CUDA device, where sizes and aims are: see docs/gpu.md.
 std::vector<Case> dispatch_cases(const Surroundings& around);
 std::vector<Case> chain_cases(const Surroundings& around);
 std::vector<Case> row_cases(const Surroundings& around);
@@ -126,5 +131,7 @@ std::vector<Case> recurrence_graph_cases();
 Case recurrence_text_case();
 /// Start, size, a busy neighbour, memory.
 std::vector<Case> process_cases(const Surroundings& around);
+/// What a CUDA device can do, measured without this library's kernels where that is possible.
+std::vector<Case> constant_cases();
 
 }  // namespace bench

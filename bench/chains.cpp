@@ -1,6 +1,8 @@
 // Chains of pointwise ops, which a capture makes one kernel of.
 #include <fmt/core.h>
 
+#include <tuple>
+
 #include "reprise/bench/compare.h"
 #include "reprise/reprise.h"
 
@@ -27,6 +29,12 @@ Tensors gelu_chain(const Tensors& in) {
 /// relu(a * b + c) * s - a: 5 ops, 3 tensors in, 1 out.
 Tensors cheap_chain(const Tensors& in) { return {rp::relu(in[0] * in[1] + in[2]) * 1.5f - in[0]}; }
 
+/// Ten cheap ops, 3 tensors in, 1 out.
+Tensors ten_ops(const Tensors& in) {
+  const Tensor y = rp::relu(in[0] * in[1] + in[2]) * 1.5f - in[0];
+  return {(rp::abs(y) + in[1]) * in[2] * 0.5f - in[1]};
+}
+
 struct Chain {
   const char* name;
   Tensors (*run)(const Tensors&);
@@ -47,6 +55,40 @@ Comparison comparison(const Chain& chain, int64_t numel) {
   c.arithmetic_ns = static_cast<double>(numel) * element_ns(chain.run, chain.inputs);
   return c;
 }
+
+// ---- on a CUDA device ----
+
+enum class Lie : uint8_t { contiguous, broadcast, strided };
+
+/// 64 MB for each tensor: all whole, the second a row for all rows, or the first half of the columns of one twice as
+/// wide.
+Comparison ten_ops_comparison(Lie lie) {
+  constexpr int64_t rows = 4096, columns = 4096;
+  Comparison c{.spec = {"chain", "ten_ops", {{"halved", lie == Lie::strided}}}};
+  c.spec.add("x0", {rows, lie == Lie::strided ? 2 * columns : columns});
+  c.spec.add("x1", lie == Lie::broadcast ? std::vector<int64_t>{columns} : std::vector<int64_t>{rows, columns});
+  c.spec.add("x2", {rows, columns});
+  c.make = [lie, spec = c.spec]() -> Copy {
+    Tensors in = tensors_of(spec);
+    if (lie == Lie::strided) in[0] = in[0].slice(1, 0, columns);
+    return {[in, step = rp::capture(ten_ops)]() mutable { return step(in); }};
+  };
+  c.bytes = 4.0 * rows * columns * (lie == Lie::broadcast ? 3 : 4);
+  c.entries = learning_peers();
+  return c;
+}
+
+std::vector<Case> cuda_chain_cases(const Surroundings& around) {
+  std::vector<Case> cases;
+  for (const auto& [name, lie, limit] : {std::tuple("contiguous", Lie::contiguous, 0.92),
+                                         {"broadcast", Lie::broadcast, 0.8},
+                                         {"strided", Lie::strided, 0.8}})
+    cases.push_back(compared(around, fmt::format("G5.chain10.f32.{}", name), ratios({}, limit),
+                             [lie = lie] { return ten_ops_comparison(lie); }));
+  return cases;
+}
+
+// ---- rows ----
 
 constexpr double goal_of_limit = 0.85;
 
@@ -70,6 +112,7 @@ Result measure_short(const Chain& chain, int64_t numel, const Surroundings& arou
 }  // namespace
 
 std::vector<Case> chain_cases(const Surroundings& around) {
+  if (around.on_cuda()) return cuda_chain_cases(around);
   const Goal goal = ratios({{6, "eager peer", is_eager}, {1.2, "compiled peer", is_compiled}}, goal_of_limit);
   std::vector<Case> cases;
   for (const Chain& chain : chains) {

@@ -3,9 +3,9 @@
 #include <fmt/core.h>
 
 #include "reprise/backends/cpu/jit.h"
+#include "reprise/bench/chain_plan.h"
 #include "reprise/bench/compare.h"
 #include "reprise/core/expr.h"
-#include "reprise/fusion/plan.h"
 #include "reprise/reprise.h"
 
 namespace bench {
@@ -24,42 +24,6 @@ Tensor chain(const Tensor& x, const Tensor& y) {
   return v;
 }
 
-/// The graph of `chain`, planned, with memory to run on.
-class ChainPlan {
- public:
-  ChainPlan(const Tensor& x, const Tensor& y, bool fuse) : x_(x), y_(y), plan_(graph(&x.layout()), fuse) {
-    out_ = rp::zeros(x.shape());
-    inputs_[0] = x_.bytes();
-    inputs_[1] = y_.bytes();
-    storages_[0] = x_.impl()->storage;
-    storages_[1] = y_.impl()->storage;
-    outputs_[0] = out_.bytes();
-  }
-
-  void run() const { plan_.run({.inputs = inputs_, .storages = storages_, .outputs = outputs_, .scalars = nullptr}); }
-  int kernels() const { return plan_.kernels(); }
-
-  static rp::Graph graph(const rp::Layout* layout) {
-    rp::GraphBuilder builder;
-    const int32_t x = builder.input(layout, -1), y = builder.input(layout, -1);
-    const rp::Op *add = rp::find_op("add"), *mul = rp::find_op("mul");
-    int32_t v = x;
-    for (int i = 0; i < chain_ops; i += 2) {
-      v = builder.add({.op = add, .inputs = {v, y}, .layout = layout});
-      v = builder.add({.op = mul, .inputs = {v, x}, .layout = layout});
-    }
-    builder.graph().outputs = {v};
-    return builder.take();
-  }
-
- private:
-  Tensor x_, y_, out_;
-  rp::Plan plan_;
-  std::byte* inputs_[2];
-  rp::Storage* storages_[2];
-  std::byte* outputs_[1];
-};
-
 Tensor tiny_tensor() { return rp::uniform({tiny}, 0.25, 0.75); }
 
 /// A result in ns an op from times of whole chains.
@@ -71,6 +35,24 @@ Result per_op(const std::optional<Times>& eager, const std::optional<Times>& cap
   result.spread = spread(captured ? *captured : *eager);
   result.system_calls = timing.system_calls;
   return result;
+}
+
+/// A thousand additions on 1024 floats, one behind the other, as a CUDA device gets them.
+Comparison eager_adds() {
+  constexpr int ops = 1000;
+  Comparison c{.spec = {"op", "adds", {{"ops", ops}}}};
+  for (const char* name : {"x", "y"}) c.spec.add(name, {1024}, 0.25, 0.5);
+  c.make = [spec = c.spec]() -> Copy {
+    return {[in = tensors_of(spec)]() -> Tensors {
+      Tensor v = in[0];
+      for (int i = 0; i < ops; ++i) v = v + in[1];
+      return {v};
+    }};
+  };
+  c.entries = {{"torch"}};
+  c.parts = ops;
+  c.captured = false;
+  return c;
 }
 
 /// The chain op by op, beside libraries that run it so too.
@@ -100,7 +82,7 @@ Result eager_scalar_op() {
 /// A captured call without what its plan takes.
 Result match(bool tape) {
   Tensor x = tiny_tensor(), y = tiny_tensor();
-  const ChainPlan plan(x, y, true);
+  const ChainPlan plan(x, y, chain_ops, true);
   if (tape) x.set_requires_grad();
   auto captured = rp::capture([&] { return chain(x, y).detach(); });
   const Timing timing = interleave({{rp::Mode::eager, [&] { captured(); }},
@@ -112,7 +94,7 @@ Result match(bool tape) {
 /// Plans whose nodes are kernels of their own.
 Result replay() {
   const Tensor x = tiny_tensor(), y = tiny_tensor();
-  const ChainPlan plan(x, y, false);
+  const ChainPlan plan(x, y, chain_ops, false);
   const Timing timing = interleave({{rp::Mode::eager, [&] { chain(x, y); }}, {rp::Mode::eager, [&] { plan.run(); }}});
   Result result = per_op(timing.of[0], timing.of[1], timing);
   *result.captured_ns *= static_cast<double>(chain_ops) / plan.kernels();
@@ -204,6 +186,9 @@ double match_ns_per_op() { return *match(true).captured_ns; }
 double record_ns_per_op() { return *record().captured_ns; }
 
 std::vector<Case> dispatch_cases(const Surroundings& around) {
+  if (around.on_cuda())
+    return {compared(around, "G1.eager.add.f32.1000x1024",
+                     both(eager_at_most(2500), ratios({{2, "torch", is_eager, true}}, 1)), eager_adds)};
   const auto beside_peers = [](double ns) { return both(eager_at_most(ns), ratios({{10, "peer", is_eager}}, 1)); };
   std::vector<Case> cases{
       compared(around, "dispatch/tiny_op", beside_peers(50), [] { return eager_op(false); }),

@@ -9,7 +9,7 @@ namespace bench {
 
 bool is_any(const Figure&) { return true; }
 bool is_libtorch(const Figure& f) { return f.peer == "libtorch"; }
-bool is_eager(const Figure& f) { return f.peer == "libtorch" || f.peer == "torch"; }
+bool is_eager(const Figure& f) { return f.peer == "libtorch" || f.peer == "torch" || f.peer == "torch-graph"; }
 bool is_compiled(const Figure& f) { return !is_eager(f); }
 bool is_own_layer(const Figure& f) { return f.form == "own"; }
 bool is_users_cell(const Figure& f) { return f.form != "own"; }

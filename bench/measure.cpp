@@ -24,16 +24,21 @@ double ns_since(Clock::time_point start) {
 /// Time of `calls` calls together.
 double time_calls(const Variant& v, int64_t calls) {
   rp::ModeGuard guard(v.mode);
+  const auto& wait = effort().wait;
   if (!v.before) {
+    wait();
     const auto start = Clock::now();
     for (int64_t i = 0; i < calls; ++i) v.run();
+    wait();
     return ns_since(start);
   }
   double total = 0;
   for (int64_t i = 0; i < calls; ++i) {
     v.before();
+    wait();
     const auto start = Clock::now();
     v.run();
+    wait();
     total += ns_since(start);
   }
   return total;

@@ -12,8 +12,9 @@ namespace bench {
 /// How long rows are measured.
 struct Effort {
   int most_rounds = 31, least_rounds = 3;
-  double turn_ns = 5e5;  ///< the least time of one entrant in one round
-  double row_s = 8;      ///< rounds beyond the least end here
+  double turn_ns = 5e5;                ///< the least time of one entrant in one round
+  double row_s = 8;                    ///< rounds beyond the least end here
+  std::function<void()> wait = [] {};  ///< until what calls have queued is done
 };
 Effort& effort();
 

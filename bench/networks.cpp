@@ -183,7 +183,7 @@ Comparison comparison(const Job& job) {
 
 /// Channels last where that can be chosen: it is the faster format of those peers.
 std::vector<Entry> learning_image_peers() {
-  return {{"libtorch", "nhwc"}, {"torch", "nhwc"}, {"torch-compile", "nhwc"}, {"jax"}};
+  return {{"libtorch", "nhwc"}, {"torch", "nhwc"}, {"torch-graph", "nhwc"}, {"torch-compile", "nhwc"}, {"jax"}};
 }
 
 std::vector<Entry> image_peers() {
@@ -229,9 +229,26 @@ Goal without_reorders(Goal goal) {
           }};
 }
 
+std::vector<Case> cuda_network_cases(const Surroundings& around) {
+  const std::vector<Entry> learners = learning_image_peers(), plain = learning_peers();
+  const auto named = [&](const char* id, const Job& job, Goal goal) {
+    return compared(around, id, std::move(goal), [job] { return comparison(job); });
+  };
+  return {
+      named("G12.train.mlp.f32.128", {&mlp, 128, true, Update::sgd, plain}, ratios({{1.3, "compiled", is_compiled}})),
+      named("G12.train.lenet.f32.128", {&lenet, 128, true, Update::sgd, learners},
+            ratios({{1.3, "compiled", is_compiled}})),
+      named("G13.train.resnet50.f32.64", {&resnet50, 64, true, Update::sgd, learners, 1, 5e-2},
+            ratios({{1, "compiled", is_compiled}})),
+      named("G13.train.resnet50.f32.256", {&resnet50, 256, true, Update::sgd, learners, 1, 5e-2},
+            ratios({{1, "compiled", is_compiled}})),
+  };
+}
+
 }  // namespace
 
 std::vector<Case> network_cases(const Surroundings& around) {
+  if (around.on_cuda()) return cuda_network_cases(around);
   const auto best = [](double times) { return ratios({{times, "peer", is_any}}); };
   const std::vector<Entry> images = image_peers(), learners = learning_image_peers(), plain = learning_peers();
   const Goal tiny_goal = ratios({{25, "libtorch", is_libtorch}, {15, "libtorch", is_libtorch, true}}, 1);

@@ -23,16 +23,22 @@ using Clock = std::chrono::steady_clock;
 
 constexpr double start_limit_s = 120;
 
-/// The environment of a peer: as many threads for every library that a peer may use, and no accelerator.
-std::vector<std::string> environment(int threads) {
+/// The environment of a peer: as many threads for every library that a peer may use, and no accelerator unless it is
+/// to compute on one, where peers take the memory that they need, as others have to live beside them.
+std::vector<std::string> environment(const PeerSettings& s) {
   std::vector<std::string> all;
-  const std::string n = std::to_string(threads);
+  const std::string n = std::to_string(s.threads);
   for (const char* name : {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"})
     all.push_back(fmt::format("{}={}", name, n));
-  all.insert(all.end(), {"JAX_PLATFORMS=cpu", "CUDA_VISIBLE_DEVICES=", "PYTHONUNBUFFERED=1", "PYTHONWARNINGS=ignore"});
-  all.push_back(fmt::format("XLA_FLAGS=--xla_cpu_multi_thread_eigen={}", threads > 1 ? "true" : "false"));
-  // Compiled code is made for a number of threads.
-  all.push_back(fmt::format("TORCHINDUCTOR_CACHE_DIR={}", (fs::current_path() / "build/peers-inductor" / n).string()));
+  all.insert(all.end(), {"PYTHONUNBUFFERED=1", "PYTHONWARNINGS=ignore"});
+  if (s.cuda)
+    all.insert(all.end(), {"PEER_DEVICE=cuda", "XLA_PYTHON_CLIENT_PREALLOCATE=false"});
+  else
+    all.insert(all.end(), {"PEER_DEVICE=cpu", "JAX_PLATFORMS=cpu", "CUDA_VISIBLE_DEVICES=",
+                           fmt::format("XLA_FLAGS=--xla_cpu_multi_thread_eigen={}", s.threads > 1 ? "true" : "false")});
+  // Compiled code is made for a device and a number of threads.
+  const std::string cache = fmt::format("peers-inductor/{}", s.cuda ? "cuda" : n);
+  all.push_back(fmt::format("TORCHINDUCTOR_CACHE_DIR={}", (fs::absolute(s.scratch) / cache).string()));
   return all;
 }
 
@@ -57,9 +63,11 @@ std::vector<char*> pointers(std::vector<std::string>& strings) {
 
 }  // namespace
 
-Peer::Peer(PeerProgram program, int threads, double limit_s, std::string log)
-    : program_(std::move(program)), threads_(threads), limit_s_(limit_s), log_(std::move(log)) {
+Peer::Peer(PeerProgram program, const PeerSettings& settings)
+    : program_(std::move(program)), settings_(settings), log_(settings.scratch + "/peer-" + program_.name + ".log") {
   signal(SIGPIPE, SIG_IGN);
+  std::error_code none;
+  fs::remove(log_, none);
 }
 
 Peer::~Peer() { stop(); }
@@ -70,7 +78,7 @@ void Peer::start() {
   int question[2], answer[2];
   const int log = open(log_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (log < 0 || pipe2(question, O_CLOEXEC) || pipe2(answer, O_CLOEXEC)) throw PeerError("cannot make pipes");
-  std::vector<std::string> variables = environment(threads_);
+  std::vector<std::string> variables = environment(settings_);
   const std::vector<char*> command = pointers(program_.command), extra = pointers(variables);
   buffer_.clear();
   process_ = fork();
@@ -133,7 +141,7 @@ std::string Peer::receive(double limit_s) {
 nlohmann::json Peer::ask(const nlohmann::json& question) {
   start();
   send(question.dump() + '\n');
-  nlohmann::json answer = nlohmann::json::parse(receive(limit_s_), nullptr, false);
+  nlohmann::json answer = nlohmann::json::parse(receive(settings_.limit_s), nullptr, false);
   if (answer.is_discarded()) give_up("it answered something else than JSON");
   if (answer.contains("error")) throw PeerError(answer["error"].get<std::string>());
   return answer;
@@ -146,7 +154,7 @@ std::vector<Digest> Peer::prepare(const std::string& key, const Spec& spec, cons
 double Peer::run(const std::string& key, int64_t calls) {
   const double ns = ask({{"run", key}, {"calls", calls}}).at("ns");
   // Its threads may go on looking for work for a while after a parallel region.
-  if (threads_ > 1) std::this_thread::sleep_for(std::chrono::milliseconds(3));
+  if (settings_.threads > 1) std::this_thread::sleep_for(std::chrono::milliseconds(3));
   return ns;
 }
 
@@ -154,16 +162,20 @@ void Peer::drop() {
   if (process_) ask({{"drop", true}});
 }
 
-std::vector<PeerProgram> peer_programs(const std::string& build, const std::string& sources) {
-  const std::string libtorch = build + "/bench/peers/libtorch_peer", python = build + "/peers-venv/bin/python";
-  std::vector<PeerProgram> all{{"libtorch", {libtorch}}};
-  for (const auto& [name, script] : {std::pair("torch", "torch_peer.py"),
-                                     {"torch-compile", "torch_peer.py"},
-                                     {"jax", "jax_peer.py"},
-                                     {"onnxruntime", "onnx_peer.py"}})
-    all.push_back({name, {python, sources + '/' + script, name}});
+std::vector<PeerProgram> peer_programs(const PeerSettings& settings, std::string python) {
+  const std::string libtorch = settings.build + "/bench/peers/libtorch_peer";
+  const std::string sources = settings.build + "/include/reprise/bench/peers/";
+  if (python.empty()) python = settings.build + "/peers-venv/bin/python";
+  std::vector<PeerProgram> all;
+  if (!settings.cuda) all.push_back({"libtorch", {libtorch}});
+  for (const char* name : {"torch", "torch-graph", "torch-compile"})
+    if (settings.cuda || name != std::string("torch-graph"))
+      all.push_back({name, {python, sources + "torch_peer.py", name}});
+  all.push_back({"jax", {python, sources + "jax_peer.py", "jax"}});
+  if (!settings.cuda) all.push_back({"onnxruntime", {python, sources + "onnx_peer.py", "onnxruntime"}});
   for (PeerProgram& p : all)
-    if (!fs::exists(p.command[0])) p.missing = p.command[0] + " is not there: see ./dev bench --peers";
+    if (p.command[0].find('/') != std::string::npos && !fs::exists(p.command[0]))
+      p.missing = p.command[0] + " is not there: see ./dev bench --peers";
   return all;
 }
 

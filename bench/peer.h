@@ -24,9 +24,18 @@ struct PeerProgram {
   std::string missing = {};  ///< why it cannot be started; empty if it can
 };
 
+/// What holds for all peers of a run.
+struct PeerSettings {
+  int threads = 1;
+  double limit_s = 150;  ///< for an answer
+  std::string build;     ///< the folder of the build
+  std::string scratch;   ///< a folder for logs and for what they compile
+  bool cuda = false;     ///< they compute on the CUDA device
+};
+
 class Peer {
  public:
-  Peer(PeerProgram program, int threads, double limit_s, std::string log);
+  Peer(PeerProgram program, const PeerSettings& settings);
   ~Peer();
   Peer(const Peer&) = delete;
 
@@ -49,14 +58,14 @@ class Peer {
   [[noreturn]] void give_up(const std::string& why);
 
   PeerProgram program_;
-  int threads_;
-  double limit_s_;
+  PeerSettings settings_;
   std::string log_, version_, buffer_;
   pid_t process_ = 0;
   int to_ = -1, from_ = -1;
 };
 
-/// All peers known, in the order of the table. `build` is the folder of the build, `sources` that of bench/peers.
-std::vector<PeerProgram> peer_programs(const std::string& build, const std::string& sources);
+/// All peers known on that kind of device, in the order of the table. `python` runs those in Python, where it is not
+/// that of `./dev bench --peers`.
+std::vector<PeerProgram> peer_programs(const PeerSettings& settings, std::string python);
 
 }  // namespace bench

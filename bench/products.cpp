@@ -120,9 +120,55 @@ void add_sums_of_products(std::vector<Case>& cases) {
   cases.push_back(paired("matmul/sum_of_32", faster_than_eager(), on_random({k, m}, 2, in_steps), flops));
 }
 
+// ---- on a CUDA device ----
+
+/// A layer with gelu, forward or with all gradients.
+Copy gelu_copy(const Spec& spec, bool backward) {
+  Tensors in = tensors_of(spec);
+  if (backward)
+    for (size_t i = 0; i < 3; ++i) in[i].set_requires_grad();
+  const auto run = [backward](const Tensors& t) -> Tensors {
+    const Tensor y = rp::gelu_tanh(rp::matmul(t[0], t[1]) + t[2]);
+    if (!backward) return {y};
+    Tensors all = rp::grad({y}, {t[0], t[1], t[2]}, {.seeds = {t[3]}});
+    all.insert(all.begin(), y.detach());
+    return all;
+  };
+  return {[in, step = rp::capture(run)]() mutable { return step(in); }};
+}
+
+Comparison gelu_comparison(const Size& size, bool backward) {
+  Comparison c{.spec = {"linear", "gelu", {{"constant", false}, {"backward", backward}}}};
+  c.spec.add("x", {size.m, size.k});
+  c.spec.add("w", {size.k, size.n}, 0.03).linear = true;
+  c.spec.add("b", {size.n});
+  if (backward) c.spec.add("dy", {size.m, size.n});
+  c.make = [spec = c.spec, backward] { return gelu_copy(spec, backward); };
+  c.flops = size.flops() * (backward ? 3 : 1);
+  c.bytes = size.bytes();
+  c.entries = learning_peers();
+  return c;
+}
+
+std::vector<Case> cuda_product_cases(const Surroundings& around) {
+  static constexpr Size square{4096, 4096, 4096};
+  std::vector<Case> cases;
+  for (const bool backward : {false, true})
+    cases.push_back(compared(around, fmt::format("G8.dense_gelu.f32.4096.{}", backward ? "train" : "forward"),
+                             ratios({{1, "compiled peer", is_compiled}}, 0.98),
+                             [backward] { return gelu_comparison(square, backward); }));
+  cases.push_back({"G8.epilogue.f32.4096", stated("<= 3% of the product"), [] {
+                     Result r = measure_epilogue(square);
+                     r.met = r.more.at("epilogue") <= 0.03;
+                     return r;
+                   }});
+  return cases;
+}
+
 }  // namespace
 
 std::vector<Case> product_cases(const Surroundings& around) {
+  if (around.on_cuda()) return cuda_product_cases(around);
   std::vector<Case> cases;
   for (const Size& size : sizes)
     for (const bool constant : {true, false}) {

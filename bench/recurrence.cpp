@@ -62,13 +62,16 @@ double bytes_of(const RecurrentCell& cell, const RecurrentSize& s, Pass pass) {
   return both_ways * 4 * static_cast<double>(2 * s.steps * s.batch * s.hidden + 2 * s.hidden * cell.gates * s.hidden);
 }
 
-std::vector<Entry> entries_of(const RecurrentCell& cell, Pass pass) {
+std::vector<Entry> entries_of(const RecurrentCell& cell, const RecurrentSize& size, Pass pass) {
   std::vector<Entry> all;
   for (const char* peer : {"libtorch", "torch"}) {
     if (cell.has_layer) all.push_back({peer, "own"});
     for (const char* form : {"user", "hoisted"}) all.push_back({peer, form});
   }
-  for (const char* form : {"user", "step"}) all.push_back({"torch-compile", form});
+  // A compiled loop over so many steps is not there for minutes.
+  if (size.steps <= 128) all.push_back({"torch-compile", "user"});
+  all.push_back({"torch-compile", "step"});
+  if (cell.has_layer) all.push_back({"torch-graph", "own"});
   for (const char* form : {"user", "hoisted"}) all.push_back({"jax", form});
   if (cell.has_layer && pass == Pass::forward) all.push_back({"onnxruntime", "own"});
   return all;
@@ -80,7 +83,7 @@ Comparison comparison(const RecurrentCell& cell, const RecurrentSize& size, Pass
   c.make = [=]() -> Copy { return {captured_scan(Recurrence(cell, size), pass)}; };
   c.flops = flops_of(cell, size, pass);
   c.bytes = bytes_of(cell, size, pass);
-  c.entries = entries_of(cell, pass);
+  c.entries = entries_of(cell, size, pass);
   return c;
 }
 
@@ -211,9 +214,36 @@ Result measure_layer(const RecurrentSize& size) {
   return result;
 }
 
+// ---- on a CUDA device ----
+
+/// Sizes and figures for 16-bit weights are what these are beside: see docs/gpu.md.
+std::vector<Case> cuda_recurrence_cases(const Surroundings& around) {
+  std::vector<Case> cases;
+  const auto add = [&](const char* group, const char* cell, const RecurrentSize& size, Pass pass, const Goal& goal) {
+    cases.push_back(compared(around, fmt::format("{}.{}.f32.{}.{}", group, cell, size.name, name_of(pass)), goal,
+                             [=] { return comparison(recurrent_cell(cell), size, pass); }));
+  };
+  const RecurrentSize published{"b16-h768-t1024", 16, 768, 1024};
+  const Goal own = ratios({{1, "own layers", is_own_layer}}), twice = ratios({{2, "own layers", is_own_layer}});
+  const Goal users = ratios({{4, "users' cells", is_users_cell}});
+  const RecurrentSize first{"b16-h512-t512", 16, 512, 512};
+  for (const Pass pass : {Pass::forward, Pass::train}) {
+    add("G9", "lstm", published, pass, own);
+    add("G10", "lstm", first, pass, twice);
+    for (const char* cell : {"gru", "ligru", "lnlstm"}) add("G11", cell, first, pass, users);
+  }
+  for (const int64_t hidden : {256, 1024, 512})
+    for (const int64_t batch : {16, 64}) {
+      const RecurrentSize size{fmt::format("b{}-h{}-t512", batch, hidden), batch, hidden, 512};
+      if (size.name != first.name) add("G10", "lstm", size, Pass::forward, twice);
+    }
+  return cases;
+}
+
 }  // namespace
 
 std::vector<Case> recurrence_cases(const Surroundings& around) {
+  if (around.on_cuda()) return cuda_recurrence_cases(around);
   std::vector<Case> cases;
   for (const RecurrentSize& size : recurrent_sizes()) {
     for (const RecurrentCell& cell : recurrent_cells()) {

@@ -9,21 +9,24 @@ namespace {
 using rp::Tensor;
 using rp::Tensors;
 
-constexpr int64_t batch = 8, steps = 128, width = 256, heads = 4;
+struct BlockSize {
+  int64_t batch, steps, width, heads;
+};
+constexpr BlockSize small{8, 128, 256, 4}, large{8, 2048, 4096, 32}, tiny{1, 64, 256, 4};
 
-Spec spec_of(bool backward) {
-  Spec spec{backward ? "transformer" : "forward", "transformer", {{"heads", heads}}};
-  spec.add("x", {batch, steps, width});
-  if (backward) spec.add("dy", {batch, steps, width});
-  const EncoderBlock block(width, heads);
-  rp::no_grad([&] { return block(rp::zeros({1, 1, width})); });  // makes the parameters
+Spec spec_of(const BlockSize& s, bool backward) {
+  Spec spec{backward ? "transformer" : "forward", "transformer", {{"heads", s.heads}}};
+  spec.add("x", {s.batch, s.steps, s.width});
+  if (backward) spec.add("dy", {s.batch, s.steps, s.width});
+  const EncoderBlock block(s.width, s.heads);
+  rp::no_grad([&] { return block(rp::zeros({1, 1, s.width})); });  // makes the parameters
   add_parameters(block, spec);
   return spec;
 }
 
-Copy copy_of(const Spec& spec, bool backward) {
-  const EncoderBlock block(width, heads);
-  rp::no_grad([&] { return block(rp::zeros({1, 1, width})); });
+Copy copy_of(const BlockSize& s, const Spec& spec, bool backward) {
+  const EncoderBlock block(s.width, s.heads);
+  rp::no_grad([&] { return block(rp::zeros({1, 1, s.width})); });
   set_parameters(block, spec, backward ? 2 : 1);
   Tensor x = tensor_of(spec.parts[0]);
   if (!backward) {
@@ -31,7 +34,7 @@ Copy copy_of(const Spec& spec, bool backward) {
       const rp::NoGrad no_grad;
       return Tensors{block(in)};
     });
-    return {[step, x]() mutable { return step(x); }};
+    return {.call = [step, x]() mutable { return step(x); }, .report = [step] { return step.json(); }};
   }
   x.set_requires_grad();
   Tensors leaves{x};
@@ -45,10 +48,11 @@ Copy copy_of(const Spec& spec, bool backward) {
   return {[step, dy = tensor_of(spec.parts[1])]() mutable { return step(dy); }};
 }
 
-Comparison comparison(bool backward) {
-  Comparison c{.spec = spec_of(backward)};
-  c.make = [spec = c.spec, backward] { return copy_of(spec, backward); };
-  constexpr double rows = batch * steps, dense = 12 * width * width, attention = 2 * steps * width;
+Comparison comparison(const BlockSize& s, bool backward) {
+  Comparison c{.spec = spec_of(s, backward)};
+  c.make = [s, spec = c.spec, backward] { return copy_of(s, spec, backward); };
+  const auto rows = static_cast<double>(s.batch * s.steps), dense = 12.0 * static_cast<double>(s.width * s.width),
+             attention = 2.0 * static_cast<double>(s.steps * s.width);
   c.flops = 2 * rows * (dense + attention) * (backward ? 3 : 1);
   for (const Part& p : c.spec.parts) c.bytes += 4 * static_cast<double>(p.numel()) * (backward ? 2 : 1);
   if (backward) c.entries = learning_peers();
@@ -58,10 +62,20 @@ Comparison comparison(bool backward) {
 }  // namespace
 
 std::vector<Case> transformer_cases(const Surroundings& around) {
+  if (around.on_cuda()) {
+    Goal few = ratios({{1, "compiled peer", is_compiled}}, 1);
+    few.text += ", 9 kernels";
+    few.met = [met = few.met](const Result& r) {
+      return r.more.value("kernels", 0) > 9 ? std::optional(false) : met(r);
+    };
+    return {compared(around, "G15.transformer.f32.b1-s64-d256.forward", few, [] { return comparison(tiny, false); }),
+            compared(around, "G14.transformer.f32.b8-s2048-d4096.train", ratios({{1, "compiled peer", is_compiled}}),
+                     [] { return comparison(large, true); })};
+  }
   std::vector<Case> cases;
   for (const bool backward : {false, true})
     cases.push_back(compared(around, fmt::format("transformer/b8-s128-d256-h4/{}", backward ? "train" : "forward"),
-                             ratios({{1.2, "peer", is_any}}), [backward] { return comparison(backward); }));
+                             ratios({{1.2, "peer", is_any}}), [backward] { return comparison(small, backward); }));
   return cases;
 }
 

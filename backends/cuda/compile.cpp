@@ -1,6 +1,7 @@
 #include "reprise/backends/cuda/compile.h"
 
 #include "reprise/backends/cuda/api.h"
+#include "reprise/backends/cuda/sha256.h"
 
 namespace rp::cuda {
 namespace {
@@ -69,6 +70,10 @@ std::string compiler_key(int architecture) {
   std::string key = fmt::format("nvrtc {}.{}", major, minor);
   for (const std::string& option : options_for(architecture)) key += " " + option;
   return key;
+}
+
+std::string image_key(const std::string& source, int architecture) {
+  return hex(sha256(compiler_key(architecture) + '\n' + source));
 }
 
 }  // namespace rp::cuda

@@ -18,4 +18,7 @@ Image compile_image(const std::string& source, const std::string& name, int arch
 /// Everything but the source that decides what is compiled: options, compiler and its version.
 std::string compiler_key(int architecture);
 
+/// What the cache on disk has the image of a source under.
+std::string image_key(const std::string& source, int architecture);
+
 }  // namespace rp::cuda

@@ -73,7 +73,7 @@ class Functions {
   std::unique_ptr<Function> make(const std::string& text) {
     const std::string name = kernel_name(text), source = whole_source(text);
     const int architecture = device().architecture();
-    const std::string key = hex(sha256(compiler_key(architecture) + '\n' + source));
+    const std::string key = image_key(source, architecture);
     cudaError_t status = cudaSuccess;
     if (const std::optional<std::string> known = cache_.read(key))
       if (auto function = load(*known, name, &status)) return function;

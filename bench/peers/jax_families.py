@@ -25,7 +25,12 @@ def cheap5(a, b, c):
     return [nn.relu(a * b + c) * 1.5 - a]
 
 
-CHAINS = {"lstm_gates": lstm_gates, "gelu12": gelu12, "cheap5": cheap5}
+def ten_ops(a, b, c):
+    y = nn.relu(a * b + c) * 1.5 - a
+    return [(jnp.abs(y) + b) * c * 0.5 - b]
+
+
+CHAINS = {"lstm_gates": lstm_gates, "gelu12": gelu12, "cheap5": cheap5, "ten_ops": ten_ops}
 
 
 def arrays(task):
@@ -33,16 +38,40 @@ def arrays(task):
 
 
 def chain(task):
-    run, arguments = jax.jit(CHAINS[task.kind]), list(arrays(task).values())
+    body, arguments = CHAINS[task.kind], list(arrays(task).values())
+    if task.options.get("halved"):
+        run = jax.jit(lambda a, b, c: body(a[:, : a.shape[1] // 2], b, c))
+    else:
+        run = jax.jit(body)
     return Work(lambda: run(*arguments))
 
 
-def rows(task):
-    norm = nn.softmax if task.kind == "softmax" else networks.layer_norm
-    arguments = list(arrays(task).values())
+def rms_norm(x):
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5)
 
-    def gradient(x, dy):
-        y, backward = jax.vjp(norm, x)
+
+def loss_of_rows(x, y):
+    return -jnp.take_along_axis(nn.log_softmax(x), y[:, None], 1).mean()
+
+
+NORMS = {
+    "softmax": nn.softmax,
+    "layer_norm": networks.layer_norm,
+    "rms_norm": rms_norm,
+    "affine_norm": networks.layer_norm,
+}
+
+
+def rows(task):
+    arguments = list(arrays(task).values())
+    if task.kind == "cross_entropy":
+        run = jax.jit(jax.value_and_grad(loss_of_rows))
+        return Work(lambda: run(*arguments))
+    norm = NORMS[task.kind]
+
+    def gradient(*given):
+        *leaves, dy = given
+        y, backward = jax.vjp(norm, *leaves)
         return [y, *backward(dy)]
 
     run = jax.jit(gradient if task.options["backward"] else lambda x: [norm(x)])
@@ -50,10 +79,19 @@ def rows(task):
 
 
 def linear(task):
-    x, w, b = arrays(task).values()
+    x, w, b, *dy = arrays(task).values()
 
     def layer(x, w, b):
-        return [nn.relu(x @ w + b)]
+        y = x @ w + b
+        return [nn.gelu(y) if task.kind == "gelu" else nn.relu(y)]
+
+    def gradient(x, w, b, dy):
+        [y], backward = jax.vjp(layer, x, w, b)
+        return [y, *backward([dy])]
+
+    if dy:
+        run = jax.jit(gradient)
+        return Work(lambda: run(x, w, b, *dy))
 
     if task.options["constant"]:
         run = jax.jit(lambda x: layer(x, w, b))

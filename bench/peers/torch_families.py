@@ -5,7 +5,7 @@ import types
 import torch
 import torch_networks as networks
 import torch_recurrent as recurrent
-from serve import Work
+from serve import DEVICE, Work
 from torch.nn import functional as F
 
 CHAINS = {}
@@ -13,7 +13,7 @@ CHAINS = {}
 
 def tensor(task, name):
     """A weight of a dense layer is kept [out, in]."""
-    t = torch.from_numpy(task.tensors[name])
+    t = torch.from_numpy(task.tensors[name]).to(DEVICE)
     return t.t().contiguous() if task.parts[name]["linear"] else t
 
 
@@ -37,14 +37,20 @@ def op(task, _):
     x, y = tensors(task).values()
     count = task.options["ops"] // 2
 
+    def adds():
+        v = x
+        for _ in range(task.options["ops"]):
+            v = v + y
+        return [v]
+
     def run():
         v = x
         for _ in range(count):
             v = (v + y) * x
         return [v.detach()]
 
-    if task.kind == "plain":
-        return Work(inference(run))
+    if task.kind != "tape":
+        return Work(inference(adds if task.kind == "adds" else run))
     x.requires_grad_()
     return Work(run)
 
@@ -72,14 +78,37 @@ def cheap5(a, b, c):
     return [torch.relu(a * b + c) * 1.5 - a]
 
 
+@chain
+def ten_ops(a, b, c):
+    y = torch.relu(a * b + c) * 1.5 - a
+    return [(torch.abs(y) + b) * c * 0.5 - b]
+
+
 def chains(task):
-    return CHAINS[task.kind], list(tensors(task).values())
+    first, *rest = tensors(task).values()
+    if task.options.get("halved"):
+        first = first[:, : first.shape[1] // 2]
+    return CHAINS[task.kind], [first, *rest]
 
 
 def norm_of(task):
     if task.kind == "softmax":
         return lambda x: F.softmax(x, -1)
+    if task.kind == "rms_norm":
+        return lambda x: F.rms_norm(x, x.shape[-1:], eps=1e-5)
+    if task.kind == "affine_norm":
+        return lambda x, scale, shift: F.layer_norm(x, x.shape[-1:], scale, shift)
     return lambda x: F.layer_norm(x, x.shape[-1:])
+
+
+def loss_backward(task, compiled):
+    run, x, y = compiled(F.cross_entropy), tensor(task, "x").requires_grad_(), tensor(task, "y")
+
+    def call():
+        loss = run(x, y)
+        return [loss.detach(), *torch.autograd.grad(loss, x)]
+
+    return Work(call)
 
 
 def rows(task):
@@ -87,11 +116,14 @@ def rows(task):
 
 
 def rows_backward(task, compiled):
-    run, x, dy = compiled(norm_of(task)), tensor(task, "x").requires_grad_(), tensor(task, "dy")
+    if task.kind == "cross_entropy":
+        return loss_backward(task, compiled)
+    *leaves, dy = tensors(task).values()
+    run, leaves = compiled(norm_of(task)), [t.requires_grad_() for t in leaves]
 
     def call():
-        y = run(x)
-        return [y.detach(), *torch.autograd.grad(y, x, dy)]
+        y = run(*leaves)
+        return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
 
     return Work(call)
 
@@ -109,8 +141,26 @@ class Constant(torch.nn.Module):
         return self.run({name: getattr(self, own) for name, own in self.names.items()}, x)
 
 
+def layer_of(task):
+    if task.kind == "gelu":
+        return lambda p, x: F.gelu(F.linear(x, p["w"], p["b"]), approximate="tanh")
+    return lambda p, x: F.linear(x, p["w"], p["b"]).relu_()
+
+
 def linear(task):
-    return Constant(lambda p, x: F.linear(x, p["w"], p["b"]).relu_(), tensors(task, ["x"])), [tensor(task, "x")]
+    return Constant(layer_of(task), tensors(task, ["x"])), [tensor(task, "x")]
+
+
+def linear_backward(task, compiled):
+    run, x, dy = compiled(layer_of(task)), tensor(task, "x").requires_grad_(), tensor(task, "dy")
+    p = {name: t.requires_grad_() for name, t in tensors(task, ["x", "dy"]).items()}
+
+    def call():
+        y = run(p, x)
+        x_grad, *grads = torch.autograd.grad(y, [x, *p.values()], dy)
+        return [y.detach(), x_grad, *(as_told(task, name, g) for name, g in zip(p, grads))]
+
+    return Work(call)
 
 
 def formatted(t, form):
@@ -155,7 +205,7 @@ def forward(task):
 def optimizer(task, parameters):
     lr = task.options["lr"]
     if task.options["optimizer"] == "adam":
-        return torch.optim.Adam(parameters, lr=lr, fused=True)
+        return torch.optim.Adam(parameters, lr=lr, fused=True, capturable=DEVICE == "cuda")
     return torch.optim.SGD(parameters, lr=lr, momentum=0.9, fused=True)
 
 
@@ -196,6 +246,7 @@ FORWARD = {"chain": chains, "rows": rows, "linear": linear, "forward": forward, 
 LEARNING = {
     "op": op,
     "rows": rows_backward,
+    "linear": linear_backward,
     "train": train,
     "transformer": transformer,
     "recurrence": recurrent.backward,

@@ -5,7 +5,7 @@ loop; step, the user's cell with the step alone compiled.
 """
 
 import torch
-from serve import Work
+from serve import DEVICE, Work
 from torch.nn import functional as F
 
 OWN = {"rnn_tanh": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
@@ -95,7 +95,7 @@ def hoisted(cell):
 def own(cell, p):
     """The layer and its parameters that the workload names; it keeps a second bias of zeros where there is none."""
     width = p["U"].shape[1]
-    layer = OWN[cell](width, width).requires_grad_(p["U"].requires_grad)
+    layer = OWN[cell](width, width, device=DEVICE).requires_grad_(p["U"].requires_grad)
     with torch.no_grad():
         layer.weight_ih_l0.copy_(p["W"])
         layer.weight_hh_l0.copy_(p["U"])
@@ -107,9 +107,9 @@ def own(cell, p):
 
 def parts(task, compiled):
     """The function of x and p, x, p, and the parameters with how many of them are the workload's."""
-    x = torch.from_numpy(task.tensors["x"])
+    x = torch.from_numpy(task.tensors["x"]).to(DEVICE)
     learns = task.options["backward"]
-    p = {name: torch.from_numpy(t).requires_grad_(learns) for name, t in task.tensors.items() if name != "x"}
+    p = {name: torch.from_numpy(t).to(DEVICE).requires_grad_(learns) for name, t in task.tensors.items() if name != "x"}
     if task.form == "own":
         run, parameters, named = own(task.kind, p)
         return run, x, p, parameters, named

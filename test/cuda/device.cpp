@@ -6,8 +6,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <stdexcept>
 #include <utility>
 
+#include "reprise/backends/cuda/cuda.h"
 #include "reprise/backends/cuda/memory.h"
 #include "reprise/test/cuda/state.h"
 
@@ -166,9 +168,36 @@ struct Device::Installed {
   std::filesystem::path own_cache;
 };
 
-Device::Device(const DeviceOptions& options) : installed_(std::make_unique<Installed>(options)) {}
+namespace {
+
+/// Whether tests are to run on the machine's own device. Then what only this one knows (calls, launches, allocations)
+/// or can be made to do throws an error that says so.
+bool on_real_device() {
+  const char* const which = std::getenv("REPRISE_TEST_DEVICE");
+  return which && std::string_view(which) == "real";
+}
+
+State& known() {
+  if (!state) throw std::runtime_error("only the device of the tests knows this");
+  return *state;
+}
+
+}  // namespace
+
+Device::Device(const DeviceOptions& options) {
+  if (!on_real_device()) {
+    installed_ = std::make_unique<Installed>(options);
+    return;
+  }
+  const DeviceOptions usual;
+  if (options.memory != usual.memory || options.driver != usual.driver || options.devices != usual.devices ||
+      !options.cache.empty())
+    throw std::runtime_error("only the device of the tests can be made so");
+  if (!cuda::is_available()) throw std::runtime_error("there is no device: " + cuda::why_not());
+}
 
 Device::~Device() {
+  if (!installed_) return;
   {
     const std::lock_guard lock(state->mutex);
     state->run_everything();
@@ -179,42 +208,44 @@ Device::~Device() {
 }
 
 void Device::use(const Schedule& schedule) {
+  if (!installed_) return;
   const std::lock_guard lock(state->mutex);
   state->schedule = schedule;
 }
 
 std::vector<Call> Device::calls(std::string_view name) const {
-  const std::lock_guard lock(state->mutex);
+  const std::lock_guard lock(known().mutex);
   std::vector<Call> found;
   for (const Call& call : state->log)
     if (name.empty() || call.name == name) found.push_back(call);
   return found;
 }
 
-const std::vector<Launched>& Device::launches() const { return state->launched; }
+const std::vector<Launched>& Device::launches() const { return known().launched; }
 
 void Device::clear_log() {
-  const std::lock_guard lock(state->mutex);
+  const std::lock_guard lock(known().mutex);
   state->log.clear();
   state->launched.clear();
 }
 
 void Device::fail(std::string_view name, int n, int status) {
-  const std::lock_guard lock(state->mutex);
+  const std::lock_guard lock(known().mutex);
   state->fail_name = name;
   state->fail_after = n;
   state->fail_status = status;
   state->has_failed = false;
 }
 
-bool Device::failed() const { return state->has_failed; }
+bool Device::failed() const { return known().has_failed; }
 
 std::vector<std::string> Device::take_findings() {
+  if (!installed_) return {};
   const std::lock_guard lock(state->mutex);
   return std::exchange(state->findings, {});
 }
 
-size_t Device::allocations() const { return state->arena.allocations(); }
-size_t Device::bytes_in_use() const { return state->arena.in_use(); }
+size_t Device::allocations() const { return known().arena.allocations(); }
+size_t Device::bytes_in_use() const { return known().arena.in_use(); }
 
 }  // namespace rp::fake
