@@ -8,6 +8,7 @@
 #include <limits>
 #include <random>
 
+#include "reprise/backends/cpu/backend.h"
 #include "reprise/backends/cpu/jit.h"
 #include "reprise/backends/cpu/tile.h"
 #include "reprise/core/expr.h"
@@ -286,4 +287,8 @@ TEST_CASE("16-bit floats as text and in host memory", "[float16]") {
   CHECK_THROWS_AS(t.data<float>(), Error);
   CHECK_THROWS_AS(t.data<BFloat16>(), Error);
   CHECK_THROWS_AS(index_select(ones({3}), t, 0), Error);
+  std::string why;
+  CHECK(!cpu_backend().find(*find_op("max_pool2d"), DType::f16, &why));
+  CHECK(why == "max_pool2d: not defined for f16");
+  CHECK(cpu_backend().find(*find_op("index_select"), DType::bf16, &why));
 }
