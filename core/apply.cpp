@@ -1,9 +1,11 @@
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
 #include "reprise/core/infer.h"
+#include "reprise/core/ops.h"
 #include "reprise/core/ops/entries.h"
 
 namespace rp {
@@ -78,8 +80,52 @@ Tensor run_now(const Call& call) {
   return engine.run(call, out);
 }
 
+namespace {
+
+bool reads_short(const Call& call) {
+  return std::any_of(call.inputs.begin(), call.inputs.end(), [](const Tensor* t) { return is_short(t->dtype()); });
+}
+
+// Of 16-bit floats everything that is neither element by element nor a reduction is computed as f32.
+bool widens(const Call& call) {
+  const Op& op = *call.op;
+  const bool computes =
+      op.kind == Kind::contract || op.kind == Kind::composite || (op.kind == Kind::kernel && !op.moves);
+  return computes && reads_short(call);
+}
+
+// Specs among the attrs that name the dtype of a result.
+void widen_specs(const Op& op, Attrs& attrs) {
+  for (const Field& f : op.fields) {
+    if (f.type != FieldType::spec) continue;
+    const Layout* layout;
+    std::memcpy(&layout, attrs.data() + f.offset, sizeof layout);
+    if (!layout || !is_short(layout->dtype())) continue;
+    Spec spec = layout->spec;
+    spec.dtype = DType::f32;
+    layout = intern(spec);
+    std::memcpy(attrs.data() + f.offset, &layout, sizeof layout);
+  }
+}
+
+// The op on f32, and its result rounded: one rounding, whatever is added up inside.
+[[gnu::noinline]] Tensor apply_widened(const Call& call) {
+  std::vector<Tensor> wide;
+  std::vector<const Tensor*> inputs;
+  wide.reserve(call.inputs.size());
+  for (const Tensor* t : call.inputs)
+    inputs.push_back(is_short(t->dtype()) ? &wide.emplace_back(cast(*t, DType::f32)) : t);
+  Call widened = call;
+  widened.inputs = inputs;
+  widen_specs(*call.op, widened.attrs);
+  return cast(apply(widened), infer(call)->dtype());
+}
+
+}  // namespace
+
 Tensor apply(const Call& call) {
   const Op& op = *call.op;
+  if (op.kind != Kind::pointwise && widens(call)) return apply_widened(call);
   if (!thread_state.grad || !any_wants_grad(call)) return compute(call);
   if (op.kind == Kind::composite && !op.gradient.rule) {
     std::vector<Tensor> inputs;

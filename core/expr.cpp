@@ -53,6 +53,13 @@ double float_of(const Inst& i) {
   return std::numeric_limits<double>::quiet_NaN();
 }
 
+int exact_bit(DType dtype) { return dtype == DType::f16; }
+
+bool is_value_of(DType dtype, uint32_t pattern) {
+  const auto v = std::bit_cast<float>(pattern);
+  return std::bit_cast<uint32_t>(dtype == DType::f16 ? float(Half(v)) : float(BFloat16(v))) == pattern;
+}
+
 bool is_constant(const Inst& i, uint64_t pattern) { return i.op == Ir::constant && i.imm == pattern; }
 
 template <class T>
@@ -234,7 +241,41 @@ Value ProgramBuilder::call(Function f, Value a, Value b) {
   return emit(Ir::call, Type::f64, a, b.builder ? b : a, {}, static_cast<uint64_t>(f));
 }
 
+Value ProgramBuilder::rounded(Value a, DType dtype) {
+  if (!is_short(dtype)) return a;
+  a = convert(a, Type::f32);
+  if (exact_[a.id] >> exact_bit(dtype) & 1) return a;
+  return emit(Ir::round16, Type::f32, a, {}, {}, static_cast<uint64_t>(dtype));
+}
+
+/// Whether the value is one of the dtype. Neither choosing nor changing a sign makes other values.
+bool ProgramBuilder::is_exact(const Inst& i, DType dtype) const {
+  const auto exact = [&](uint16_t value) { return exact_[value] >> exact_bit(dtype) & 1; };
+  if (i.type != Type::f32) return false;
+  switch (i.op) {
+    case Ir::load:
+      return program_.operands[i.imm].dtype == dtype;
+    case Ir::round16:
+      return i.imm == static_cast<uint64_t>(dtype);
+    case Ir::constant:
+      return is_value_of(dtype, static_cast<uint32_t>(i.imm));
+    case Ir::convert:
+      return i.from == Type::mask;
+    case Ir::neg:
+    case Ir::abs:
+      return exact(i.a);
+    case Ir::min:
+    case Ir::max:
+      return exact(i.a) && exact(i.b);
+    case Ir::select:
+      return exact(i.b) && exact(i.c);
+    default:
+      return false;
+  }
+}
+
 void ProgramBuilder::store(Value a, int operand) {
+  a = rounded(a, program_.operands.at(operand).dtype);
   program_.operands.at(operand).written = true;
   emit(Ir::store, a.type, a, {}, {}, operand);
 }
@@ -254,6 +295,9 @@ uint16_t ProgramBuilder::append(const Inst& inst) {
   if (insts.size() >= no_inst) fail("kernel: expected fewer than {} instructions", no_inst);
   const auto id = static_cast<uint16_t>(insts.size());
   insts.push_back(inst);
+  exact_.push_back(0);
+  for (DType d : {DType::bf16, DType::f16})
+    if (is_exact(inst, d)) exact_.back() |= static_cast<uint8_t>(1 << exact_bit(d));
   if (is_sink(inst.op)) return id;
   auto slot_of = [&](const Inst& i) {
     size_t slot = hash_of(i) & (shared_.size() - 1);
@@ -272,6 +316,7 @@ uint16_t ProgramBuilder::append(const Inst& inst) {
       if (insts[k].op == Ir::store && insts[k].imm == inst.imm) usable = false;
   if (!usable) return shared = id;
   insts.pop_back();
+  exact_.pop_back();
   return shared;
 }
 

@@ -19,7 +19,7 @@ struct Value {
 
 /// The IR type that elements of a dtype are computed in.
 constexpr Type type_of(DType d) {
-  constexpr Type types[dtype_count] = {Type::mask, Type::i32, Type::i64, Type::f32, Type::f64};
+  constexpr Type types[dtype_count] = {Type::mask, Type::i32, Type::i64, Type::f32, Type::f32, Type::f32, Type::f64};
   return types[static_cast<int>(d)];
 }
 
@@ -36,6 +36,8 @@ class ProgramBuilder {
   Value emit(Ir op, Type type, Value a, Value b = {}, Value c = {}, uint64_t imm = 0);
   Value convert(Value a, Type to);
   Value bitcast(Value a, Type to);
+  /// What a value becomes as an element of that dtype: rounded, if it has 16 bits.
+  Value rounded(Value a, DType dtype);
   Value call(Function f, Value a, Value b = {});
   void store(Value a, int operand);
   int accumulate(Value a, Combine combine);  // returns the accumulator's index
@@ -46,7 +48,9 @@ class ProgramBuilder {
 
  private:
   uint16_t append(const Inst& inst);
+  bool is_exact(const Inst& inst, DType dtype) const;
   Program program_;
+  std::vector<uint8_t> exact_;    // by instruction: of which 16-bit dtypes its value is known to be one, a bit each
   std::vector<uint16_t> shared_;  // a small open-addressed table of instructions by content
 };
 

@@ -206,6 +206,7 @@ struct Op {
   Samples samples{};
   bool blocks = false;                                   // a kernel that takes an epilogue: see makes_blocks
   bool random = false;                                   // takes a position of the generator
+  bool moves = false;                                    // a kernel that moves elements as they are
   Type (*scalar_type)(int operand, Type out) = nullptr;  // of scalar operands; default: as the tensor operands
   mutable Slots slots{};
 };

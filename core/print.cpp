@@ -94,6 +94,18 @@ Formatter float_format(const std::vector<T>& values) {
   };
 }
 
+// Of the f32 that read back as this element, one with the fewest digits.
+template <class E>
+float with_fewest_digits(float v) {
+  for (int digits = 0; digits < 5 && std::isfinite(v); ++digits) {
+    char text[32];
+    const auto end = std::to_chars(text, text + sizeof text, v, std::chars_format::scientific, digits).ptr;
+    float shorter = 0;
+    if (std::from_chars(text, end, shorter).ec == std::errc() && E(shorter) == v) return shorter;
+  }
+  return v;
+}
+
 // The elements that are shown, as text of one width, and which axes are cut short.
 class Printer {
  public:
@@ -184,9 +196,12 @@ std::string to_string(const Tensor& t, Loc loc) {
   const bool cut = t.numel() > summarize_above;
   const auto shown = [&](int64_t i) { return !cut || !hidden(t.shape(), i); };
   std::vector<std::string> cells(static_cast<size_t>(t.numel()));
-  visit_dtype(t.dtype(), [&]<class T>(T) {
-    const std::vector<T> values = t.to_vector<T>(loc);
+  visit_dtype(t.dtype(), [&]<class E>(E) {
+    using T = Computed<E>;
+    std::vector<T> values = t.to_vector<T>(loc);
     if constexpr (std::is_floating_point_v<T>) {
+      if constexpr (is_float16<E>)
+        for (float& v : values) v = with_fewest_digits<E>(v);
       std::vector<T> visible;
       for (int64_t i = 0; i < t.numel(); ++i)
         if (shown(i)) visible.push_back(values[static_cast<size_t>(i)]);

@@ -11,10 +11,10 @@ namespace rp {
 namespace {
 
 constexpr std::string_view ir_names[] = {
-    "load", "scalar", "constant", "index",  "add",     "sub",     "mul",     "div",   "rem",       "fma",
-    "min",  "max",    "sqrt",     "floor",  "ceil",    "trunc",   "nearest", "neg",   "abs",       "band",
-    "bor",  "bxor",   "andnot",   "shl",    "shr",     "sar",     "mulhi",   "eq",    "ne",        "lt",
-    "le",   "gt",     "ge",       "select", "convert", "bitcast", "call",    "store", "accumulate"};
+    "load", "scalar", "constant", "index",  "add",     "sub",     "mul",     "div",  "rem",   "fma",
+    "min",  "max",    "sqrt",     "floor",  "ceil",    "trunc",   "nearest", "neg",  "abs",   "band",
+    "bor",  "bxor",   "andnot",   "shl",    "shr",     "sar",     "mulhi",   "eq",   "ne",    "lt",
+    "le",   "gt",     "ge",       "select", "convert", "bitcast", "round16", "call", "store", "accumulate"};
 static_assert(std::size(ir_names) == static_cast<size_t>(Ir::accumulate) + 1);
 
 constexpr std::string_view type_names[] = {"f32", "f64", "i32", "i64", "mask"};
@@ -72,6 +72,9 @@ void print(std::string& out, size_t id, const Inst& i) {
     case Ir::shr:
     case Ir::sar:
       fmt::format_to(to, ", {}", i.imm);
+      break;
+    case Ir::round16:
+      fmt::format_to(to, " {}", name_of(static_cast<DType>(i.imm)));
       break;
     case Ir::call:
       fmt::format_to(to, " {}", name_in(function_names, static_cast<Function>(i.imm)));

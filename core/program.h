@@ -59,9 +59,10 @@ enum class Ir : uint8_t {
   convert,  // float -> integer truncates (out of range or NaN: the least integer of that type, as x86 does);
             // mask -> number gives 0 or 1; number -> mask is != 0; f64 -> f32 and integer -> float round to nearest
   bitcast,  // same width
+  round16,  // f32 only: the nearest value of the dtype imm, f16 or bf16 (core/dtype.h)
   call,     // f64 only: the out-of-line function imm (see Function), the same one in every compiled form
   // sinks
-  store,       // a to operand imm, converted from `type` to its dtype (mask -> bool)
+  store,       // a to operand imm, converted from `type` to its dtype (mask -> bool); a 16-bit float must be rounded
   accumulate,  // a into accumulator imm
 };
 
@@ -83,7 +84,7 @@ constexpr int operands_of(Ir op) {
   if (op == Ir::fma || op == Ir::select) return 3;
   if (op >= Ir::sqrt && op <= Ir::abs) return 1;
   if (op >= Ir::shl && op <= Ir::sar) return 1;
-  if (op == Ir::convert || op == Ir::bitcast || op >= Ir::store) return 1;
+  if (op == Ir::convert || op == Ir::bitcast || op == Ir::round16 || op >= Ir::store) return 1;
   return 2;
 }
 constexpr bool is_sink(Ir op) { return op >= Ir::store; }

@@ -221,7 +221,11 @@ void for_each_element(const Layout& layout, Byte* base, F&& f) {
 
 template <class To, class From>
 To converted(From v) {
-  if constexpr (std::is_same_v<To, bool>)
+  if constexpr (is_float16<From>)
+    return converted<To>(static_cast<float>(v));
+  else if constexpr (is_float16<To>)
+    return To(static_cast<float>(v));
+  else if constexpr (std::is_same_v<To, bool>)
     return v != From{0};
   else if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) {
     // As the engine's own conversion: what does not fit becomes the least integer.
@@ -332,6 +336,8 @@ void Tensor::copy_from(std::span<const T> values, Loc loc) {
   template void Tensor::copy_from<T>(std::span<const T>, Loc);
 RP_INSTANTIATE(int32_t)
 RP_INSTANTIATE(int64_t)
+RP_INSTANTIATE(BFloat16)
+RP_INSTANTIATE(Half)
 RP_INSTANTIATE(float)
 RP_INSTANTIATE(double)
 RP_INSTANTIATE(bool)

@@ -66,7 +66,7 @@ class NotedCall : public GradCall {
           if constexpr (std::is_same_v<T, bool>)
             return node_->scalars.get<int32_t>(slot) != 0;
           else
-            return node_->scalars.get<T>(slot);
+            return node_->scalars.get<Computed<T>>(slot);
         });
   }
 

@@ -23,7 +23,7 @@ int64_t offset_of(const Layout& layout, int64_t i) {
 template <class T>
 int64_t first_in(const T* data, const Layout& layout) {
   for (int64_t i = 0; i < layout.numel; ++i)
-    if (!std::isfinite(data[layout.contiguous ? i : offset_of(layout, i)])) return i;
+    if (!std::isfinite(static_cast<double>(data[layout.contiguous ? i : offset_of(layout, i)]))) return i;
   return -1;
 }
 
@@ -33,8 +33,7 @@ int64_t first_not_finite(const Tensor& t) {
   if (t.pending()) return -1;  // who runs the call complains
   if (!is_floating(layout.dtype())) return -1;
   const HostBytes elements(t);
-  return layout.dtype() == DType::f32 ? first_in(elements.as<float>(), layout)
-                                      : first_in(elements.as<double>(), layout);
+  return visit_dtype(layout.dtype(), [&]<class T>(T) { return first_in(elements.as<T>(), layout); });
 }
 
 bool finite(uint64_t bits, Type type) {
@@ -60,7 +59,7 @@ bool finite_numbers(const Call& call, Type out) {
 double element(const Tensor& t, int64_t i) {
   const int64_t at = offset_of(t.layout(), i);
   const HostBytes elements(t);
-  return t.dtype() == DType::f32 ? static_cast<double>(elements.as<float>()[at]) : elements.as<double>()[at];
+  return visit_dtype(t.dtype(), [&]<class T>(T) { return static_cast<double>(elements.as<T>()[at]); });
 }
 
 }  // namespace

@@ -26,7 +26,9 @@ double width(Type type) { return type == Type::f64 || type == Type::i64 ? 2 : 1;
 // An instruction takes the place of one fma, which counts twice. Sources, stores and changes of type do no arithmetic.
 Cost cost_of(const Inst& inst) {
   double slots = 1, flops = 1;
-  if (inst.op <= Ir::index || inst.op == Ir::store || inst.op == Ir::convert || inst.op == Ir::bitcast) flops = 0;
+  if (inst.op <= Ir::index || inst.op == Ir::store || inst.op == Ir::convert || inst.op == Ir::bitcast ||
+      inst.op == Ir::round16)
+    flops = 0;
   if (inst.op == Ir::fma) flops = 2;
   if (inst.op == Ir::div || inst.op == Ir::rem || inst.op == Ir::sqrt) slots = divide_cost;
   if (inst.op == Ir::call) slots = flops = call_cost;

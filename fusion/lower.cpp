@@ -179,7 +179,8 @@ class Lowering {
         operands.push_back(read(w, n.inputs[tensor++], full_stage));
     }
     if (operands.empty()) return;
-    const Value result = n.op->meaning(operands, n.attrs, type_of(n.layout->dtype()));
+    const DType dtype = n.layout->dtype();
+    const Value result = w.builder.rounded(n.op->meaning(operands, n.attrs, type_of(dtype)), dtype);
     w.values[i] = result;
     if (stored_[static_cast<size_t>(i)]) store(w, result, place_of(i), d_.reduced && !full_stage);
     if (used_later(i, full_stage)) keep(w, i, result, full_stage);
@@ -220,18 +221,24 @@ class Lowering {
     if (operand >= 0) w.stores.push_back({value, operand});
   }
 
+  // A result of a reduction is kept as it was added up, and rounded when it is read.
+  DType temp_dtype(int32_t i) const {
+    const DType dtype = node(i).layout->dtype();
+    return node(i).op->kind == Kind::reduce && is_short(dtype) ? DType::f32 : dtype;
+  }
+
   int temp_of(int32_t i, std::vector<DType>& temps) {
     const auto [it, fresh] = temp_.try_emplace(i, static_cast<int>(temps.size()));
-    if (fresh) temps.push_back(node(i).layout->dtype());
+    if (fresh) temps.push_back(temp_dtype(i));
     return planted(Defect::stale_temp) ? 0 : it->second;
   }
 
   Value row_value(Work& w, int32_t i) {
     if (const auto it = w.values.find(i); it != w.values.end()) return it->second;
     const int index = temp_of(i, region().row_temps);
-    const int operand = slot(w, SlotKind::row_temp, index, node(i).layout->dtype(),
-                             w.stage.full ? Access::broadcast : Access::contiguous, false);
-    return w.values[i] = load(w, operand);
+    const int operand =
+        slot(w, SlotKind::row_temp, index, temp_dtype(i), w.stage.full ? Access::broadcast : Access::contiguous, false);
+    return w.values[i] = w.builder.rounded(load(w, operand), node(i).layout->dtype());
   }
 
   Value load(Work& w, int operand) { return operand < 0 ? w.builder.bits(0, Type::f32) : w.builder.load(operand); }

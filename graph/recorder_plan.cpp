@@ -203,7 +203,7 @@ std::string mismatch_text(const char* what, const Layout& layout, const std::byt
     std::memcpy(&a, eager + at * static_cast<int64_t>(sizeof a), sizeof a);
     std::memcpy(&b, graph + at * static_cast<int64_t>(sizeof b), sizeof b);
     return fmt::format("{} {}: element {} is {} by eager, {} by the graph; {} of {} differ", what,
-                       to_string(layout.spec), at, a, b, n, layout.numel);
+                       to_string(layout.spec), at, Computed<T>(a), Computed<T>(b), n, layout.numel);
   });
 }
 

@@ -61,8 +61,8 @@ std::string difference(const Observation& eager, const Observation& other, const
     const int64_t i = tolerance > 0 ? first_apart<T>(eager, other, count, tolerance)
                                     : first_differing(eager.bytes.data(), other.bytes.data(), count, eager.dtype);
     if (i < 0) return {};
-    return fmt::format("element {} of {} is {} eagerly, {} {}", i, count, element<T>(eager, i), element<T>(other, i),
-                       how);
+    return fmt::format("element {} of {} is {} eagerly, {} {}", i, count, Computed<T>(element<T>(eager, i)),
+                       Computed<T>(element<T>(other, i)), how);
   });
 }
 

@@ -4,6 +4,7 @@
 // here.
 #include "reprise/nn/cells.h"
 #include "reprise/nn/dataset.h"
+#include "reprise/nn/grad_scaler.h"
 #include "reprise/nn/idx.h"
 #include "reprise/nn/init.h"
 #include "reprise/nn/layers.h"

@@ -95,6 +95,13 @@ void Optimizer::zero_grad() {
   for (Slot& slot : slots_) slot.param.set_grad(Tensor());
 }
 
+Tensors Optimizer::parameters() {
+  refresh();
+  Tensors all;
+  for (const Slot& slot : slots_) all.push_back(slot.param);
+  return all;
+}
+
 void Optimizer::step(Loc loc) {
   At at(loc);
   NoGrad guard;

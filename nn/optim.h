@@ -1,6 +1,7 @@
 #pragma once
 // Optimisers. A step runs over the parameters that exist and have a gradient; the state beside a parameter is made at
-// its first step, so layers without sizes are fine. Options are read at every step and may be changed in between.
+// its first step and has its dtype, so layers without sizes are fine. Options are read at every step and may be changed
+// in between.
 #include "reprise/nn/module.h"
 
 namespace rp {
@@ -16,6 +17,8 @@ class Optimizer {
   /// Updates every parameter that has a gradient. The first step throws if the last `backward` on this thread reached a
   /// leaf that no module of this thread's optimisers has registered: a forgotten `param` or `child`.
   void step(Loc loc = Loc::current());
+  /// All parameters that exist so far.
+  Tensors parameters();
   /// Does without that check: some leaves are not meant to be trained.
   void allow_unregistered() { checked_ = true; }
 

@@ -68,8 +68,8 @@ inline double distance(const Memory& a, const Memory& b) {
     const T *x = reinterpret_cast<const T*>(a.bytes.data()), *y = reinterpret_cast<const T*>(b.bytes.data());
     for (int64_t i = 0; i < a.count(); ++i) {
       if (std::memcmp(x + i, y + i, sizeof(T)) == 0) continue;
-      if constexpr (std::is_floating_point_v<T>) {
-        if (std::isnan(x[i]) && std::isnan(y[i])) continue;
+      if constexpr (std::is_floating_point_v<Computed<T>>) {
+        if (x[i] != x[i] && y[i] != y[i]) continue;
         const double d = std::abs(static_cast<double>(x[i]) - static_cast<double>(y[i]));
         worst = std::max(worst, std::isfinite(d) ? std::max(d, 1e-300) : HUGE_VAL);
       } else {

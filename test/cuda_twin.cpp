@@ -111,8 +111,7 @@ bool equal(const std::byte* a, const std::byte* b) {
   T x, y;
   std::memcpy(&x, a, sizeof(T));
   std::memcpy(&y, b, sizeof(T));
-  if constexpr (std::is_floating_point_v<T>)
-    if (std::isnan(x) && std::isnan(y)) return true;
+  if (x != x && y != y) return true;
   return !std::memcmp(a, b, sizeof(T));
 }
 
@@ -129,7 +128,7 @@ int64_t difference(DType dtype, const std::byte* a, const std::byte* b, size_t b
 std::string text(DType dtype, const std::byte* element) {
   return visit_dtype(dtype, [&]<class T>(T value) {
     std::memcpy(&value, element, sizeof(T));
-    return fmt::format("{}", value);
+    return fmt::format("{}", Computed<T>(value));
   });
 }
 

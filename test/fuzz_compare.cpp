@@ -60,7 +60,7 @@ std::string entry_difference(const Entry& a, const Entry& b) {
   const std::string x = a.bytes.substr(a.elements), y = b.bytes.substr(b.elements);
   if (x == y || x.size() != y.size() || a.dtype != b.dtype)
     return fmt::format("eager {}, captured {}", a.bytes.substr(0, a.elements), b.bytes.substr(0, b.elements));
-  if (a.dtype == DType::f32) return element_difference<float, uint32_t>(x, y);
+  if (a.dtype == DType::f32 || rp::is_short(a.dtype)) return element_difference<float, uint32_t>(x, y);
   if (a.dtype == DType::f64) return element_difference<double, uint64_t>(x, y);
   return element_difference<int64_t, uint64_t>(x, y);
 }

@@ -137,7 +137,8 @@ void update(const Scope& scope, const Statement& s) {
   const std::string name = scope.name(*x);
   const Tensor* y = scope.pick(s.b, [&](const Tensor& t) {
     Shape joined;
-    return join(x->shape(), t.shape(), joined) && joined == x->shape() && t.dtype() <= x->dtype();
+    return join(x->shape(), t.shape(), joined) && joined == x->shape() &&
+           rp::promoted(t.dtype(), x->dtype()) == x->dtype();
   });
   if (s.m % 3 == 0 || !y) {
     const double v = scope.number(s);

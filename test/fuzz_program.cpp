@@ -73,7 +73,8 @@ class Generator {
   Input input() {
     static constexpr int shapes[] = {0, 0, 0, 4, 2, 3, 6, 9};
     Input in{.shape = shapes[dice_.below(std::size(shapes))]};
-    if (dice_.one_in(8)) in.dtype = dice_.one_in(2) ? DType::i64 : DType::f64;
+    static constexpr DType others[] = {DType::i64, DType::f64, DType::bf16, DType::f16};
+    if (dice_.one_in(6)) in.dtype = others[dice_.below(std::size(others))];
     in.source = dice_.one_in(2) ? Source::fresh : static_cast<Source>(dice_.below(8));
     return in;
   }
@@ -81,8 +82,8 @@ class Generator {
   Variable variable() {
     static constexpr int shapes[] = {1, 3, 3, 2, 2, 0, 9, 5};
     Variable v{.shape = shapes[dice_.below(std::size(shapes))]};
-    if (dice_.one_in(10)) v.dtype = static_cast<DType>(roll(1, 4));
-    v.leaf = gradients_ && v.dtype >= DType::f32 && !dice_.one_in(3);
+    if (dice_.one_in(10)) v.dtype = static_cast<DType>(roll(1, rp::dtype_count - 1));
+    v.leaf = gradients_ && rp::is_floating(v.dtype) && !dice_.one_in(3);
     return v;
   }
 

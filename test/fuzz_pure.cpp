@@ -141,7 +141,8 @@ void clamp(const Scope& scope, const Statement& s) {
 }
 
 void cast(const Scope& scope, const Statement& s) {
-  static constexpr DType types[] = {DType::f32, DType::f64, DType::i32, DType::i64, DType::boolean, DType::f32};
+  static constexpr DType types[] = {DType::f32,     DType::f64, DType::i32,  DType::i64,
+                                    DType::boolean, DType::f32, DType::bf16, DType::f16};
   const Tensor* x = scope.pick(s.a);
   if (!x) return scope.skip();
   const DType to = choose(types, s.n);

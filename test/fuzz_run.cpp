@@ -100,11 +100,11 @@ Shape Machine::shape(int k) const {
 
 Tensor Machine::random_values(const Shape& shape, DType dtype) {
   const auto n = static_cast<size_t>(rp::element_count(shape));
-  if (dtype == DType::f32 || dtype == DType::f64) {
+  if (rp::is_floating(dtype)) {
     std::vector<double> values(n);
     for (double& v : values) v = dice_.unit() * 4 - 2;
     if (dtype == DType::f64) return rp::tensor(values, shape);
-    return rp::tensor(std::vector<float>(values.begin(), values.end()), shape);
+    return rp::tensor(std::vector<float>(values.begin(), values.end()), shape).to(dtype);
   }
   std::vector<int64_t> values(n);
   for (int64_t& v : values) v = dice_.below(7) - 2;
@@ -226,6 +226,8 @@ void Machine::observe(const std::string& label, const Tensor& t) {
   const std::string spec = rp::to_string(t.spec()) + " strides " + rp::to_string(t.strides()) + ' ';
   std::string bytes;
   switch (t.dtype()) {
+    case DType::bf16:
+    case DType::f16:
     case DType::f32:
       bytes = bits_of(t.to_vector<float>(), coverage);
       break;

@@ -165,7 +165,7 @@ TEST_CASE("a graph written by hand reads back", "[graph]") {
 
 TEST_CASE("every op of the table prints and reads back", "[graph]") {
   for (const Op* op : op_table())
-    for (DType d : {DType::boolean, DType::i32, DType::i64, DType::f32, DType::f64}) {
+    for (DType d : {DType::boolean, DType::i32, DType::i64, DType::bf16, DType::f16, DType::f32, DType::f64}) {
       Draw draw(1);
       for (const OpCase& c : cases_of(*op, d)) {
         INFO(to_string(c));

@@ -153,6 +153,8 @@ class Interpreter {
     DType dtype = program_.operands[inst.imm].dtype;
     uint32_t bits = 0;
     std::memcpy(&bits, from, size_of(dtype));
+    if (dtype == DType::f16) bits = as_bits(f16_value(static_cast<uint16_t>(bits)));
+    if (dtype == DType::bf16) bits = as_bits(bf16_value(static_cast<uint16_t>(bits)));
     return converted(dtype == DType::boolean ? as_mask(bits != 0) : bits, type_of(dtype), inst.type);
   }
 
@@ -160,6 +162,8 @@ class Interpreter {
     DType dtype = program_.operands[inst.imm].dtype;
     uint32_t bits = converted(values_[inst.a], inst.type, type_of(dtype));
     if (dtype == DType::boolean) bits &= 1;
+    if (dtype == DType::f16) bits = f16_bits(as_float(bits));
+    if (dtype == DType::bf16) bits = bf16_bits(as_float(bits));
     std::memcpy(to, &bits, size_of(dtype));
   }
 
@@ -199,6 +203,9 @@ class Interpreter {
         return a;
       case Ir::convert:
         return converted(a, inst.from, inst.type);
+      case Ir::round16:
+        return as_bits(inst.imm == static_cast<uint64_t>(DType::f16) ? f16_value(f16_bits(as_float(a)))
+                                                                     : bf16_value(bf16_bits(as_float(a))));
       case Ir::store:
         store(inst, address(inst, row, column));
         return 0;

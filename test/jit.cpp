@@ -1,6 +1,5 @@
 #include "reprise/backends/cpu/jit.h"
 
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include <vector>
 
 #include "reprise/backends/cpu/tile.h"
+#include "reprise/test/guarded.h"
 #include "reprise/test/ir_reference.h"
 
 using namespace rp;
@@ -71,7 +71,8 @@ class Generator {
   }
 
   int add_operand(bool written) {
-    DType dtype = random_.among({DType::f32, DType::f32, DType::i32, DType::boolean});
+    DType dtype = random_.among({DType::f32, DType::f32, DType::f32, DType::i32, DType::i32, DType::boolean,
+                                 DType::boolean, DType::f16, DType::bf16});
     program_.operands.push_back(
         {dtype, random_.chance(written ? 6 : 30) ? Access::broadcast : Access::contiguous, written});
     return static_cast<int>(program_.operands.size() - 1);
@@ -117,6 +118,10 @@ class Generator {
     if (random_.chance(12)) return select(type);
     if (type == Type::mask) return random_.chance(50) ? logic(type) : compare(random_.among({Type::f32, Type::i32}));
     if (random_.chance(8)) return logic(type);
+    if (random_.chance(8)) {
+      rounded(pick(Type::f32), random_.among({DType::f16, DType::bf16}));
+      return;
+    }
     if (type == Type::f32)
       return arithmetic(type,
                         random_.among({Ir::add, Ir::sub, Ir::mul, Ir::div, Ir::fma, Ir::fma, Ir::fma, Ir::min, Ir::max,
@@ -130,6 +135,10 @@ class Generator {
     uint16_t* in[] = {&inst.a, &inst.b, &inst.c};
     for (int k = 0; k < operands_of(op); ++k) *in[k] = pick(type);
     emit(inst, type);
+  }
+
+  uint16_t rounded(uint16_t a, DType dtype) {
+    return emit({.op = Ir::round16, .type = Type::f32, .a = a, .imm = static_cast<uint64_t>(dtype)}, Type::f32);
   }
 
   /// The bits of a NaN are nobody's business, so what looks at the bits of a value gets 1 for it.
@@ -170,7 +179,10 @@ class Generator {
       int operand = add_operand(true);
       Type type = random_.chance(80) ? type_of(program_.operands[operand].dtype)
                                      : random_.among({Type::f32, Type::i32, Type::mask});
+      const DType dtype = program_.operands[operand].dtype;
+      if (is_short(dtype)) type = Type::f32;
       uint16_t a = pick(type);
+      if (is_short(dtype)) a = rounded(a, dtype);
       emit({.op = Ir::store, .type = type, .a = a, .imm = static_cast<uint64_t>(operand)}, no_value);
       if (random_.chance(20)) step();
     }
@@ -190,32 +202,11 @@ class Generator {
   std::vector<Type> types_;
 };
 
-/// Memory that ends where a page begins that nobody may touch.
-class Guarded {
- public:
-  Guarded() {
-    page_ = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    base_ = static_cast<std::byte*>(mmap(nullptr, size_ + 2 * page_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    REQUIRE(base_ != MAP_FAILED);
-    REQUIRE(mprotect(base_ + page_, size_, PROT_READ | PROT_WRITE) == 0);
-  }
-  Guarded(const Guarded&) = delete;
-  ~Guarded() { munmap(base_, size_ + 2 * page_); }
-
-  std::byte* begin() const { return base_ + page_; }
-  std::byte* end() const { return begin() + size_; }
-  size_t size() const { return size_; }
-
- private:
-  size_t page_ = 0, size_ = 16 * 4096;
-  std::byte* base_ = nullptr;
-};
-
 constexpr std::byte canary{0xa5};
 
 /// One buffer of the run: what it held at first, and where its elements lie.
 struct Buffer {
-  Guarded memory;
+  test::Guarded memory;
   std::vector<std::byte> before, expected;
 };
 
@@ -244,7 +235,7 @@ class Trial {
     for (Buffer& buffer : buffers_) std::copy(buffer.before.begin(), buffer.before.end(), buffer.memory.begin());
     args_.context = context;
     run(&args_);
-    for (size_t k = 0; k < buffers_.size(); ++k) compare(buffers_[k], is_float_[k]);
+    for (size_t k = 0; k < buffers_.size(); ++k) compare(buffers_[k], dtypes_[k]);
   }
 
  private:
@@ -287,27 +278,34 @@ class Trial {
   /// A buffer of `extent` bytes that ends at the guard page, canaries before it.
   std::byte* fill(Type type, DType dtype, int64_t extent) {
     Buffer& buffer = buffers_.emplace_back();
-    is_float_.push_back(type == Type::f32);
+    dtypes_.push_back(dtype);
     std::fill(buffer.memory.begin(), buffer.memory.end(), canary);
     REQUIRE(extent <= static_cast<int64_t>(buffer.memory.size()));
     std::byte* data = buffer.memory.end() - extent;
     for (int64_t at = 0; at < extent; at += static_cast<int64_t>(size_of(dtype))) {
       uint32_t bits = random_.number(type);
       if (dtype == DType::boolean) bits &= 1;
+      if (is_short(dtype)) bits = random_.chance(30) ? bits >> 16 : f16_bits(as_float(bits));
       std::memcpy(data + at, &bits, size_of(dtype));
     }
     return data;
   }
 
-  static void compare(const Buffer& buffer, bool is_float) {
+  static bool is_nan(uint32_t bits, DType dtype) {
+    if (dtype == DType::f16) return std::isnan(f16_value(static_cast<uint16_t>(bits)));
+    if (dtype == DType::bf16) return std::isnan(bf16_value(static_cast<uint16_t>(bits)));
+    return dtype == DType::f32 && std::isnan(as_float(bits));
+  }
+
+  static void compare(const Buffer& buffer, DType dtype) {
     const std::byte* got = buffer.memory.begin();
+    const size_t size = is_short(dtype) ? 2 : 4;
     if (std::memcmp(got, buffer.expected.data(), buffer.expected.size()) == 0) return;
-    for (size_t at = 0; at < buffer.expected.size(); at += 4) {
-      uint32_t x, y;
-      std::memcpy(&x, got + at, 4);
-      std::memcpy(&y, buffer.expected.data() + at, 4);
-      bool both_nan = is_float && std::isnan(as_float(x)) && std::isnan(as_float(y));
-      if (x == y || both_nan) continue;
+    for (size_t at = 0; at < buffer.expected.size(); at += size) {
+      uint32_t x = 0, y = 0;
+      std::memcpy(&x, got + at, size);
+      std::memcpy(&y, buffer.expected.data() + at, size);
+      if (x == y || (is_nan(x, dtype) && is_nan(y, dtype))) continue;
       INFO("byte " << buffer.expected.size() - at << " before the end of a buffer");
       REQUIRE(x == y);
     }
@@ -318,7 +316,7 @@ class Trial {
   KernelArgs args_{};
   uint64_t scalars_[4];
   std::deque<Buffer> buffers_;
-  std::vector<bool> is_float_;
+  std::vector<DType> dtypes_;  // of each buffer
   std::vector<size_t> shared_;
 };
 

@@ -12,7 +12,7 @@
 namespace rp::test {
 namespace {
 
-constexpr DType dtypes[] = {DType::boolean, DType::i32, DType::i64, DType::f32, DType::f64};
+constexpr DType dtypes[] = {DType::boolean, DType::i32, DType::i64, DType::bf16, DType::f16, DType::f32, DType::f64};
 // Ordinary, with a vector's tail, 0-d, empty, and of the greatest rank.
 const Shape shapes[] = {{3, 4, 5}, {2, 131}, {}, {0}, {3, 0, 2}, {2, 1, 3, 1, 2, 1, 2, 1}};
 
@@ -201,8 +201,9 @@ ref::Array Draw::array(const Input& in, Lie lie) {
     else if (!is_floating(in.dtype))
       v = std::floor(in.low + u * (in.high - in.low + 1));
     else
-      v = in.dtype == DType::f32 ? static_cast<float>(in.low + u * (in.high - in.low))
-                                 : in.low + u * (in.high - in.low);
+      v = visit_dtype(in.dtype, [&]<class T>(T) -> long double {
+        return static_cast<Computed<T>>(static_cast<T>(in.low + u * (in.high - in.low)));
+      });
   }
   if (!a.shape.rank() || a.values.empty()) return a;
   if (lie == Lie::repeated_rows) {
@@ -282,7 +283,7 @@ void add_scalar(Scalars& scalars, double v, DType dtype) {
     if constexpr (std::is_same_v<T, bool>)
       scalars.add<int32_t>(v != 0);
     else
-      scalars.add(static_cast<T>(v));
+      scalars.add(static_cast<Computed<T>>(v));
   });
 }
 

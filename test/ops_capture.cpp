@@ -11,7 +11,7 @@ using namespace rp::test;
 
 namespace {
 
-constexpr DType dtypes[] = {DType::boolean, DType::i32, DType::i64, DType::f32, DType::f64};
+constexpr DType dtypes[] = {DType::boolean, DType::i32, DType::i64, DType::bf16, DType::f16, DType::f32, DType::f64};
 
 // The same value by a pointwise op: numbers are run-time arguments, so nothing folds it away.
 Tensor before(const Tensor& x) {

@@ -1,4 +1,7 @@
 // Gradients and second gradients of every op of the table, and of the public compositions, against central differences.
+#include <algorithm>
+#include <cmath>
+
 #include "reprise/core/ops.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/eager/grad.h"
@@ -44,7 +47,58 @@ struct Real {
   }
 };
 
+// The gradients of a case's inputs, real ones and others, if the result has any; the result is weighed as f32.
+std::vector<std::vector<float>> gradients_of(const OpCase& c, const std::vector<ref::Array>& arrays) {
+  Tensors inputs;
+  for (size_t i = 0; i < arrays.size(); ++i) {
+    inputs.push_back(contiguous({c.inputs[i].dtype, arrays[i].shape, arrays[i].values}));
+    if (is_floating(c.inputs[i].dtype)) inputs.back().set_requires_grad();
+  }
+  const Tensor y = run(c, inputs);
+  std::vector<std::vector<float>> gradients;
+  if (!y.requires_grad()) return gradients;
+  Draw weights(3);
+  sum(y.to(DType::f32) * contiguous(weights.array({y.shape(), DType::f32, 0.5, 1.5}))).backward();
+  for (const Tensor& x : inputs) {
+    if (!x.grad().defined()) continue;
+    CHECK(x.grad().dtype() == x.dtype());
+    gradients.push_back(x.grad().to_vector<float>());
+  }
+  return gradients;
+}
+
+void check_near(const std::vector<float>& got, const std::vector<float>& want, double tolerance) {
+  double most = 1e-3, off = 0;
+  for (float v : want) most = std::max(most, std::abs(static_cast<double>(v)));
+  REQUIRE(got.size() == want.size());
+  for (size_t i = 0; i < got.size(); ++i)
+    off = std::max(off, std::abs(static_cast<double>(got[i]) - static_cast<double>(want[i])));
+  CHECK(off <= tolerance * most);
+}
+
 }  // namespace
+
+TEST_CASE("gradients of every op on 16-bit floats are near those of f32", "[ops]") {
+  for (const Op* op : op_table()) {
+    if (!has_gradient(*op) || op->kind == Kind::control || op->kind == Kind::transfer || op->name == "cast") continue;
+    for (DType d : {DType::bf16, DType::f16}) {
+      const std::vector<OpCase> cases = cases_of(*op, d), wide = cases_of(*op, DType::f32);
+      REQUIRE(cases.size() == wide.size());
+      Draw draw(op->name.size());
+      for (size_t k = 0; k < cases.size(); ++k) {
+        if (!differentiated(cases[k])) continue;
+        INFO(to_string(cases[k]));
+        OpCase f32 = wide[k];
+        f32.scalars = cases[k].scalars;
+        std::vector<ref::Array> arrays;
+        for (const Input& in : cases[k].inputs) arrays.push_back(draw.array(in));
+        const auto got = gradients_of(cases[k], arrays), want = gradients_of(f32, arrays);
+        REQUIRE(got.size() == want.size());
+        for (size_t i = 0; i < got.size(); ++i) check_near(got[i], want[i], d == DType::f16 ? 0x1p-7 : 0x1p-4);
+      }
+    }
+  }
+}
 
 TEST_CASE("gradients of every op against central differences", "[ops]") {
   for (const Op* op : op_table()) {

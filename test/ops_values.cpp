@@ -15,19 +15,26 @@ using namespace rp::test;
 namespace {
 
 using Real = long double;
-constexpr DType dtypes[] = {DType::boolean, DType::i32, DType::i64, DType::f32, DType::f64};
+constexpr DType dtypes[] = {DType::boolean, DType::i32, DType::i64, DType::bf16, DType::f16, DType::f32, DType::f64};
 
-Real epsilon(DType d) { return d == DType::f32 ? 0x1p-24L : 0x1p-53L; }
+// Of what a dtype is computed in.
+Real epsilon(DType d) { return d == DType::f64 ? 0x1p-53L : 0x1p-24L; }
 
 // The distance to the next number of a float format, above |v|.
 Real ulp(Real v, DType d) {
-  const bool single = d == DType::f32;
-  const Real least = single ? std::numeric_limits<float>::denorm_min() : std::numeric_limits<double>::denorm_min();
+  const int digits = d == DType::bf16 ? 7 : d == DType::f16 ? 10 : d == DType::f32 ? 23 : 52;
+  const int lowest = d == DType::f16 ? -14 : d == DType::f64 ? -1022 : -126;  // exponent of a normal number
+  const Real least = std::ldexp(Real{1}, lowest - digits);
   if (v == 0 || !std::isfinite(v)) return least;
-  return std::max(least, std::ldexp(Real{1}, std::ilogb(v) - (single ? 23 : 52)));
+  return std::max(least, std::ldexp(Real{1}, std::ilogb(v) - digits));
 }
 
-Real rounded(Real v, DType d) { return d == DType::f32 ? static_cast<float>(v) : static_cast<double>(v); }
+Real rounded(Real v, DType d) {
+  return visit_dtype(d, [&]<class T>(T) -> Real { return static_cast<Computed<T>>(static_cast<T>(v)); });
+}
+
+// What the last rounding to a 16-bit float adds.
+Real last_rounding(Real v, DType d) { return is_short(d) ? 0.501L * ulp(v, d) : 0; }
 
 // Where several products or terms are added, the error is relative to the sum of their magnitudes.
 bool adds_up(const Op& op) {
@@ -60,14 +67,17 @@ std::vector<Real> tolerances(const OpCase& c, const std::vector<ref::Array>& inp
   if (adds_up(*c.op)) {
     allowed = magnitudes(c, inputs, out);
     const Real terms = static_cast<Real>(inputs[0].values.size()) / std::max<Real>(1, want.size());
-    for (Real& a : allowed) a *= (24 + terms / 32) * epsilon(d);
+    for (size_t i = 0; i < want.size(); ++i)
+      allowed[i] = allowed[i] * (24 + terms / 32) * epsilon(d) + last_rounding(want[i], d);
   } else if (c.op->kind == Kind::composite) {
     // A row of equal elements has no variance: layer_norm multiplies their rounding by 1 / sqrt(eps).
     const Real factor = c.op->name == "layer_norm" ? 48 * 400 : 48;
-    for (size_t i = 0; i < want.size(); ++i) allowed[i] = factor * epsilon(d) * std::max(Real{1}, std::fabs(want[i]));
+    for (size_t i = 0; i < want.size(); ++i)
+      allowed[i] = factor * epsilon(d) * std::max(Real{1}, std::fabs(want[i])) + last_rounding(want[i], d);
   } else if (c.op->kind == Kind::pointwise) {
     const Real ulps = ref::rounds_once(c.op->name) ? 0.501L : c.op->samples.ulp;
-    for (size_t i = 0; i < want.size(); ++i) allowed[i] = ulps * ulp(want[i], d);
+    for (size_t i = 0; i < want.size(); ++i)
+      allowed[i] = is_short(d) ? last_rounding(want[i], d) : ulps * ulp(want[i], d);
     if (c.op->name == "arange")
       for (Real& a : allowed) a += 2 * ulp(out.numel, d);
   }
@@ -160,7 +170,7 @@ TEST_CASE("values of every op, for every dtype and layout of its inputs", "[ops]
 TEST_CASE("special numbers in every pointwise op", "[ops]") {
   const double specials[] = {0.,        -0., 1.,    -1.,     0.5,  -2.5,   3.,   HUGE_VAL,
                              -HUGE_VAL, NAN, 1e-40, -1e-310, 3e38, -1e300, 88.8, 710.};
-  for (DType d : {DType::f32, DType::f64})
+  for (DType d : {DType::bf16, DType::f16, DType::f32, DType::f64})
     for (const Op* op : op_table()) {
       // A remainder by or of infinity follows from a - floor(a / b) * b, as the quotient does.
       if (op->kind != Kind::pointwise || op->name == "remainder" || op->name == "floor_div" || op->name == "cast")

@@ -220,7 +220,7 @@ void image_pass(ConvPass pass, const KernelCall& call) {
   if (!call.output.layout->numel) return;
   const ConvShape s = conv_shape(pass, call);
   const DType dtype = call.output.layout->dtype();
-  if (dtype == DType::boolean) fail("{}: not defined for bool", call.op.name);
+  if (dtype == DType::boolean || is_short(dtype)) fail("{}: not defined for {}", call.op.name, name_of(dtype));
   if (!call.inputs[0].layout->numel || !call.inputs[1].layout->numel) return zero(call.output);
   const auto packed = pack_conv_weights(s, dtype, call.inputs[1].data);
   const bool forward = pass == ConvPass::forward;
@@ -317,7 +317,7 @@ void convolve(const ConvShape& s, DType dtype, void* x, const void* w, void* y, 
     return run(s.turned(), result, *packed, image, epilogue);
   }
   visit_dtype(dtype, [&]<class T>(T) {
-    if constexpr (!std::is_same_v<T, bool>)
+    if constexpr (!std::is_same_v<T, bool> && !is_float16<T>)
       run_slices(s, choice, static_cast<T*>(x), static_cast<const T*>(w), static_cast<T*>(y), epilogue);
   });
 }

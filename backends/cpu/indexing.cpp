@@ -38,6 +38,8 @@ void visit_width(DType dtype, F&& f) {
   switch (size_of(dtype)) {
     case 1:
       return f(uint8_t{});
+    case 2:
+      return f(uint16_t{});
     case 4:
       return f(uint32_t{});
     default:

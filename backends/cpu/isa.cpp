@@ -13,13 +13,13 @@ Isa parse_isa(std::string_view name) {
   const Isa isa = name == "avx2" ? Isa::avx2 : Isa::avx512;
   if (!has_isa(isa))
     fail("REPRISE_ISA: expected instructions that this processor has, got {}, which takes {}", name,
-         isa == Isa::avx2 ? "AVX2 and FMA" : "AVX2, FMA and AVX-512 F, DQ, BW and VL");
+         isa == Isa::avx2 ? "AVX2, FMA and F16C" : "AVX2, FMA, F16C and AVX-512 F, DQ, BW and VL");
   return isa;
 }
 
 bool has_isa([[maybe_unused]] Isa isa) {
 #if defined(__x86_64__)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (isa == Isa::avx2) return avx2;
   if (isa == Isa::avx512)
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&

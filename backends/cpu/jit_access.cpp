@@ -77,7 +77,8 @@ void AccessCode::store_lanes(const Address& to, const Vec& value) {
 }
 
 void AccessCode::load_contiguous(int operand, const Vec& reg) {
-  if (!is_bool(operand)) return load_lanes(reg, element(operand));
+  if (is_lane(operand)) return load_lanes(reg, element(operand));
+  if (!is_bool(operand)) return load_short(operand, reg);
   if (part_ != Part::tail)
     vpmovzxbd(reg, element(operand));
   else if (avx512_)
@@ -114,9 +115,45 @@ void AccessCode::load_bytes(int operand, const Vec& reg) {
   vpmovzxbd(reg, low(reg));
 }
 
+/// 16-bit floats as f32.
+void AccessCode::load_short(int operand, const Vec& reg) {
+  const bool f16 = is_f16(operand);
+  const auto widen = [&](const Vec& to, const Xbyak::Operand& from) {
+    f16 ? vcvtph2ps(to, from) : vpmovzxwd(to, from);
+  };
+  if (part_ != Part::tail)
+    widen(reg, element(operand));
+  else if (avx512_)
+    widen(reg | tail_ | T_z, element(operand));
+  else
+    load_words(operand, reg), widen(reg, low(reg));
+  if (!f16) vpslld(reg, reg, 16);
+}
+
+/// Gathers the words that are left, the last one first.
+void AccessCode::load_words(int operand, const Vec& reg) {
+  Xbyak::Reg64 base = pointer(operand);
+  Xbyak::Label next;
+  vpxor(low(reg), low(reg), low(reg));
+  mov(scratch_, ptr[args_ + offsetof(KernelArgs, columns)]);
+  L(next);
+  vpslldq(low(reg), low(reg), 2);
+  vpinsrw(low(reg), low(reg), ptr[base + scratch_ * 2 - 2], 0);
+  dec(scratch_);
+  cmp(scratch_, column_);
+  jg(next);
+}
+
 void AccessCode::load_broadcast(int operand, const Vec& reg) {
   Address at = ptr[pointer(operand)];
-  if (!is_bool(operand)) return vbroadcastss(reg, at);
+  if (is_lane(operand)) return vbroadcastss(reg, at);
+  if (!is_bool(operand)) {
+    movzx(data_scratch_.cvt32(), word[pointer(operand)]);
+    if (!is_f16(operand)) shl(data_scratch_.cvt32(), 16);
+    vmovd(low(reg), data_scratch_.cvt32());
+    if (is_f16(operand)) vcvtph2ps(low(reg), low(reg));
+    return vbroadcastss(reg, low(reg));
+  }
   movzx(data_scratch_.cvt32(), at);
   vmovd(low(reg), data_scratch_.cvt32());
   vpbroadcastd(reg, low(reg));
@@ -150,7 +187,8 @@ void AccessCode::pack(const Xbyak::Xmm& to, const Vec& value) {
 }
 
 void AccessCode::store_contiguous(int operand, const Vec& value, const Vec& spare) {
-  if (!is_bool(operand)) return store_lanes(element(operand), value);
+  if (is_lane(operand)) return store_lanes(element(operand), value);
+  if (!is_bool(operand)) return store_short(operand, value, spare);
   if (avx512_) {
     Address to = element(operand);
     vpsrld(spare, value, 31);
@@ -163,6 +201,40 @@ void AccessCode::store_contiguous(int operand, const Vec& value, const Vec& spar
     vmovq(element(operand), low(spare));
   else
     vmovd(element(operand), low(spare));
+}
+
+/// f32 that need no rounding, as 16-bit floats.
+void AccessCode::store_short(int operand, const Vec& value, const Vec& spare) {
+  const bool f16 = is_f16(operand);
+  if (!f16) vpsrld(spare, value, 16);
+  if (avx512_) {
+    const Address to = part_ == Part::tail ? element(operand) | tail_ : element(operand);
+    return f16 ? vcvtps2ph(to, value, nearest_even) : vpmovdw(to, spare);
+  }
+  if (f16)
+    vcvtps2ph(low(spare), value, nearest_even);
+  else
+    vpackusdw(spare, spare, spare);
+  constexpr uint8_t even_quarters = 0x08;
+  if (!f16 && lanes_ == 8) vpermq(ymm(spare), ymm(spare), even_quarters);
+  if (part_ == Part::tail)
+    store_words(operand, low(spare));
+  else if (lanes_ == 8)
+    vmovdqu(element(operand), low(spare));
+  else
+    vmovq(element(operand), low(spare));
+}
+
+void AccessCode::store_words(int operand, const Xbyak::Xmm& packed) {
+  Xbyak::Reg64 base = pointer(operand);
+  Xbyak::Label next;
+  mov(scratch_, column_);
+  L(next);
+  vpextrw(ptr[base + scratch_ * 2], packed, 0);
+  vpsrldq(packed, packed, 2);
+  inc(scratch_);
+  cmp(scratch_, ptr[args_ + offsetof(KernelArgs, columns)]);
+  jl(next);
 }
 
 void AccessCode::store_bytes(int operand, const Xbyak::Xmm& packed) {
@@ -199,8 +271,17 @@ void AccessCode::store_broadcast(int operand, const Vec& value, const Vec& spare
       vpermilps(spare, value, spare);
     vmovd(element, low(spare));
   }
+  if (is_f16(operand)) {
+    vmovd(low(spare), element);
+    vcvtps2ph(low(spare), low(spare), nearest_even);
+    vmovd(element, low(spare));
+  }
   Xbyak::Reg64 base = pointer(operand);
-  if (!is_bool(operand)) return mov(ptr[base], element);
+  if (is_lane(operand)) return mov(ptr[base], element);
+  if (!is_bool(operand)) {
+    if (!is_f16(operand)) shr(element, 16);
+    return mov(ptr[base], element.cvt16());
+  }
   and_(element, 1);
   mov(ptr[base], element.cvt8());
 }

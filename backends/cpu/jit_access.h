@@ -69,9 +69,15 @@ class AccessCode : public Xbyak::CodeGenerator {
   Vec vec(int index) const {
     return avx512_ ? Vec(Xbyak::Zmm(index)) : lanes_ == 8 ? Vec(Xbyak::Ymm(index)) : Vec(index);
   }
+  /// As many elements of 16 bits.
+  Vec half(const Vec& v) const { return avx512_ ? Vec(ymm(v)) : low(v); }
   static Xbyak::Xmm low(const Vec& v) { return Xbyak::Xmm(v.getIdx()); }
   static Xbyak::Ymm ymm(const Vec& v) { return Xbyak::Ymm(v.getIdx()); }
   static Xbyak::Zmm zmm(const Vec& v) { return Xbyak::Zmm(v.getIdx()); }
+
+  /// Whether the operand's elements are lanes as they are.
+  bool is_lane(int operand) const { return size_of(program_.operands[operand].dtype) == 4; }
+  static constexpr uint8_t nearest_even = 0;  // of vcvtps2ph
 
   const int lanes_, vector_bytes_;
   const bool avx512_;
@@ -91,7 +97,12 @@ class AccessCode : public Xbyak::CodeGenerator {
  private:
   Address pooled(int place) const { return ptr[rip + pooled_at(place)]; }
   bool is_bool(int operand) const { return program_.operands[operand].dtype == DType::boolean; }
+  bool is_f16(int operand) const { return program_.operands[operand].dtype == DType::f16; }
   void load_bytes(int operand, const Vec& reg);
+  void load_words(int operand, const Vec& reg);
+  void load_short(int operand, const Vec& reg);
+  void store_short(int operand, const Vec& value, const Vec& spare);
+  void store_words(int operand, const Xbyak::Xmm& packed);
   void store_bytes(int operand, const Xbyak::Xmm& packed);
   void pack(const Xbyak::Xmm& to, const Vec& value);
 

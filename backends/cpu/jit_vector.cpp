@@ -57,7 +57,7 @@ void VectorCode::publish() {
 bool VectorCode::foldable(uint16_t value) const {
   const Node& node = plan_.nodes[value];
   if (node.level == Level::constant || allocation_.slot(value) >= 0) return true;
-  return node.lazy && node.op == Ir::load && node.type != rp::Type::mask && part_ != Part::tail &&
+  return node.lazy && node.op == Ir::load && is_lane(static_cast<int>(node.imm)) && part_ != Part::tail &&
          sequence_->uses_of(value).back() == position_;
 }
 
@@ -168,16 +168,16 @@ void VectorCode::write_unary() {
       vandps(d, a, special(magnitude));
     return;
   }
+  if (node_->op == Ir::round16) {
+    Vec a = use(node_->in[0]), d = dest();
+    return vcvtps2ph(half(d), a, nearest_even), vcvtph2ps(d, half(d));
+  }
   if (node_->op >= Ir::shl && node_->op <= Ir::sar) {
     auto by = static_cast<uint8_t>(node_->imm);
     Vec a = use(node_->in[0]), d = dest();
-    if (node_->op == Ir::shl)
-      vpslld(d, a, by);
-    else if (node_->op == Ir::shr)
-      vpsrld(d, a, by);
-    else
-      vpsrad(d, a, by);
-    return;
+    if (node_->op == Ir::shl) return vpslld(d, a, by);
+    if (node_->op == Ir::shr) return vpsrld(d, a, by);
+    return vpsrad(d, a, by);
   }
   Source a = source(node_->in[0]);
   Vec d = dest();
@@ -407,7 +407,7 @@ void VectorCode::write_store() {
   auto operand = static_cast<int>(node_->imm);
   bool moves = program_.operands[operand].access == Access::contiguous;
   Vec value = use(node_->in[0]);
-  Vec spare = moves && node_->type != rp::Type::mask ? value : take();
+  Vec spare = moves && is_lane(operand) ? value : take();
   if (moves)
     store_contiguous(operand, value, spare);
   else

@@ -19,12 +19,12 @@ T* out(const KernelCall& call) {
   return reinterpret_cast<T*>(call.output.data);
 }
 
-/// Calls f(T{}) with the type of a tensor's elements, which must be numbers.
+/// Calls f(T{}) with the type of a tensor's elements, which must be numbers of 32 or 64 bits.
 template <class F>
 void visit_numbers(const KernelCall& call, DType dtype, F&& f) {
   visit_dtype(dtype, [&]<class T>(T v) {
-    if constexpr (std::is_same_v<T, bool>)
-      fail("{}: not defined for bool", call.op.name);
+    if constexpr (std::is_same_v<T, bool> || is_float16<T>)
+      fail("{}: not defined for {}", call.op.name, name_of(dtype));
     else
       f(v);
   });

@@ -38,7 +38,7 @@ Kernel find_kernel(const Op& op, DType dtype, std::string* why) {
   std::string reason = fmt::format("{}: the CPU has no kernel for it", op.name);
   for (const Row& row : rows) {
     if (row.op != &op) continue;
-    if (dtype != DType::boolean || row.booleans) return row.kernel;
+    if (is_short(dtype) ? op.moves : dtype != DType::boolean || row.booleans) return row.kernel;
     reason = fmt::format("{}: not defined for {}", op.name, name_of(dtype));
   }
   if (why) *why = reason;

@@ -6,6 +6,7 @@
 #include "reprise/backends/cpu/conv.h"
 #include "reprise/backends/cpu/kept.h"
 #include "reprise/backends/cpu/region_kernels.h"
+#include "reprise/core/fail.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
 #include "reprise/core/switches.h"
@@ -32,6 +33,7 @@ class ConvKernel final : public RegionKernel {
  public:
   ConvKernel(Backend& backend, const Region& region)
       : shape_(shape_of(region)), dtype_(region.operands[2].layout->dtype()) {
+    if (is_short(dtype_)) fail("{}: not defined for {}", region.op->name, name_of(dtype_));
     const Layout &first = *region.operands[0].layout, &second = *region.operands[1].layout;
     empty_ = !first.numel || !second.numel;
     bytes_ = region.operands[2].layout->bytes();

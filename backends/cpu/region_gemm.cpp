@@ -8,6 +8,7 @@
 #include "reprise/backends/cpu/kept.h"
 #include "reprise/backends/cpu/region_kernels.h"
 #include "reprise/backends/cpu/threads.h"
+#include "reprise/core/fail.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
@@ -39,6 +40,8 @@ class GemmKernel final : public RegionKernel {
   GemmKernel(Backend& backend, const Region& region) : region_(region) {
     if (!region.stages.empty()) stage_ = compile_stage(backend, region.stages[0]);
     const Layout &a = *region.operands[0].layout, &b = *region.operands[1].layout, &c = *region.operands[2].layout;
+    if (c.dtype() == DType::boolean || is_short(c.dtype()))
+      fail("{}: not defined for {}", region.op->name, name_of(c.dtype()));
     const int r = c.rank();
     shape_ = {c.shape()[r - 2], c.shape()[r - 1], a.shape()[r - 1], a.strides[r - 2],
               a.strides[r - 1], b.strides[r - 2], b.strides[r - 1], c.strides[r - 2]};
@@ -64,7 +67,7 @@ class GemmKernel final : public RegionKernel {
     const auto one = [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
         visit_dtype(region_.operands[2].layout->dtype(), [&]<class T>(T) {
-          if constexpr (!std::is_same_v<T, bool>) product<T>(call, i);
+          if constexpr (!std::is_same_v<T, bool> && !is_float16<T>) product<T>(call, i);
         });
     };
     if (batches_ == 1)

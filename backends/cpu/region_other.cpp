@@ -63,6 +63,8 @@ class CopyKernel final : public RegionKernel {
     switch (element_) {
       case 1:
         return copy_tile<uint8_t>(from, to, row, last);
+      case 2:
+        return copy_tile<uint16_t>(from, to, row, last);
       case 4:
         return copy_tile<uint32_t>(from, to, row, last);
       default:

@@ -116,6 +116,8 @@ class Decoder {
     s.element = static_cast<uint8_t>(rp::size_of(o.dtype));
     s.out = new_tile(type_of(o.dtype));
     if (o.dtype == DType::boolean) s.move = kernels_.mask_from_bool;
+    if (o.dtype == DType::f16) s.move = kernels_.f32_from_f16;
+    if (o.dtype == DType::bf16) s.move = kernels_.f32_from_bf16;
     out_.steps.push_back(s);
     return s.out;
   }
@@ -127,6 +129,8 @@ class Decoder {
     s.element = static_cast<uint8_t>(rp::size_of(o.dtype));
     s.a = s.b = s.c = convert(tile_of_[i.a], i.type, type_of(o.dtype));
     if (o.dtype == DType::boolean) s.move = kernels_.bool_from_mask;
+    if (o.dtype == DType::f16) s.move = kernels_.f16_from_f32;
+    if (o.dtype == DType::bf16) s.move = kernels_.bf16_from_f32;
     out_.steps.push_back(s);
   }
 

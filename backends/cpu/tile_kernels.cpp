@@ -124,6 +124,72 @@ void bool_from_mask(void* out, const void* in, int64_t n) {
   for (int64_t i = 0; i < n; ++i) o[i] = static_cast<uint8_t>(x[i] & 1);
 }
 
+// ---- 16-bit floats --------------------------------------------------------------------------------------------------
+
+uint32_t bits_of(float x) { return __builtin_bit_cast(uint32_t, x); }
+float f32_of(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+
+// As f32, the nearest f16: in a sum with 0.5 the last bit stands for 2^-24, the least subnormal number.
+uint32_t rounded_f16(uint32_t bits) {
+  const uint32_t sign = bits & 0x80000000u, size = bits & 0x7fffffffu;
+  const uint32_t normal = (size + 0xfff + (size >> 13 & 1)) & 0xffffe000u;
+  const uint32_t small = bits_of((f32_of(size) + 0.5f) - 0.5f), nan = (size | 0x400000u) & 0xffffe000u;
+  const uint32_t finite = size < 0x38800000u ? small : normal >= 0x47800000u ? 0x7f800000u : normal;
+  return sign | (size > 0x7f800000u ? nan : finite);
+}
+
+uint32_t rounded_bf16(uint32_t bits) {
+  const uint32_t number = bits + 0x7fff + (bits >> 16 & 1), nan = bits | 0x400000u;
+  return ((bits & 0x7fffffffu) > 0x7f800000u ? nan : number) & 0xffff0000u;
+}
+
+template <uint32_t (*f)(uint32_t)>
+void round_all(uint32_t* __restrict out, const uint32_t* __restrict in, int64_t n) {
+  for (int64_t i = 0; i < n; i += block)
+    for (int64_t k = i; k < i + block; ++k) out[k] = f(in[k]);
+}
+
+void round16(void* out, const void* a, const void*, const void*, uint64_t dtype, int64_t n) {
+  const auto round = dtype == static_cast<uint64_t>(DType::f16) ? round_all<rounded_f16> : round_all<rounded_bf16>;
+  round(static_cast<uint32_t*>(out), static_cast<const uint32_t*>(a), n);
+}
+
+void f32_from_f16(void* out, const void* in, int64_t n) {
+  auto* __restrict o = static_cast<uint32_t*>(out);
+  auto* __restrict x = static_cast<const uint16_t*>(in);
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t sign = (x[i] & 0x8000u) << 16, size = x[i] & 0x7fffu;
+    const uint32_t small = bits_of(static_cast<float>(static_cast<int32_t>(size)) * 0x1p-24f);
+    const uint32_t finite = size < 0x400u ? small : (size << 13) + 0x38000000u;
+    const uint32_t other = size > 0x7c00u ? 0x7fc00000u | size << 13 : 0x7f800000u;
+    o[i] = sign | (size < 0x7c00u ? finite : other);
+  }
+}
+
+void f16_from_f32(void* out, const void* in, int64_t n) {
+  auto* __restrict o = static_cast<uint16_t*>(out);
+  auto* __restrict x = static_cast<const uint32_t*>(in);
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t sign = x[i] >> 16 & 0x8000u, size = x[i] & 0x7fffffffu;
+    const auto small = static_cast<uint32_t>(static_cast<int32_t>(f32_of(size < 0x38800000u ? size : 0u) * 0x1p24f));
+    const uint32_t finite = size < 0x38800000u ? small : (size - 0x38000000u) >> 13;
+    const uint32_t other = 0x7c00u | (size >> 13 & 0x3ffu);
+    o[i] = static_cast<uint16_t>(sign | (size < 0x7f800000u ? finite : other));
+  }
+}
+
+void f32_from_bf16(void* out, const void* in, int64_t n) {
+  auto* __restrict o = static_cast<uint32_t*>(out);
+  auto* __restrict x = static_cast<const uint16_t*>(in);
+  for (int64_t i = 0; i < n; ++i) o[i] = static_cast<uint32_t>(x[i]) << 16;
+}
+
+void bf16_from_f32(void* out, const void* in, int64_t n) {
+  auto* __restrict o = static_cast<uint16_t*>(out);
+  auto* __restrict x = static_cast<const uint32_t*>(in);
+  for (int64_t i = 0; i < n; ++i) o[i] = static_cast<uint16_t>(x[i] >> 16);
+}
+
 // ---- accumulators ---------------------------------------------------------------------------------------------------
 
 template <class T>
@@ -307,10 +373,15 @@ struct Builder {
     add_bits<Mask>();
     add_conversions<Mask>();
     at<int32_t>(Ir::mulhi) = binary<uint32_t, [](uint32_t a, uint32_t b) { return uint32_t(uint64_t{a} * b >> 32); }>;
+    at<float>(Ir::round16) = round16;
     at<float>(Ir::call) = call1;  // by the number of arguments: `type` is always f64
     at<double>(Ir::call) = call2;
     k.mask_from_bool = rp::tile::RP_TILE_ISA::mask_from_bool;
     k.bool_from_mask = rp::tile::RP_TILE_ISA::bool_from_mask;
+    k.f32_from_f16 = rp::tile::RP_TILE_ISA::f32_from_f16;
+    k.f16_from_f32 = rp::tile::RP_TILE_ISA::f16_from_f32;
+    k.f32_from_bf16 = rp::tile::RP_TILE_ISA::f32_from_bf16;
+    k.bf16_from_f32 = rp::tile::RP_TILE_ISA::bf16_from_f32;
     k.fill4 = fill<uint32_t>;
     k.fill8 = fill<uint64_t>;
     k.iota = rp::tile::RP_TILE_ISA::iota;

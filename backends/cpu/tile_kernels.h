@@ -11,7 +11,7 @@ inline constexpr int64_t width = 256;
 
 /// out, a, b and c are tiles of n values, n a multiple of `block`; out overlaps none of the others.
 using Compute = void (*)(void* out, const void* a, const void* b, const void* c, uint64_t imm, int64_t n);
-/// Between tiles and bool elements; any n.
+/// Between tiles and elements of fewer bits; any n.
 using Move = void (*)(void* out, const void* in, int64_t n);
 using Fill = void (*)(void* out, uint64_t bits, int64_t n);
 /// Into 16 lanes starting at lane 0, or into n columns of a table's row; any n.
@@ -24,6 +24,8 @@ struct Kernels {
   Compute compute[ir_count][type_count]{};    // [op][type]; null where the IR has no such instruction
   Compute convert[type_count][type_count]{};  // [from][to]
   Move mask_from_bool = nullptr, bool_from_mask = nullptr;
+  Move f32_from_f16 = nullptr, f16_from_f32 = nullptr;  // of numbers that need no rounding
+  Move f32_from_bf16 = nullptr, bf16_from_f32 = nullptr;
   Fill fill4 = nullptr, fill8 = nullptr, iota = nullptr;
   Gather lanes[4][type_count]{}, columns[4][type_count]{};  // [combine][type]
   const char* name = nullptr;

@@ -80,6 +80,7 @@ class Writer {
       const DType dtype = program_.operands[i.imm].dtype;
       std::string value = converted_text(names_[i.a], i.type, type_of(dtype));
       if (dtype == DType::boolean) value = "(u8)" + (is_name(value) ? value : "(" + value + ")");
+      if (is_short(dtype)) value = fmt::format("to_{}({})", c_type(dtype), value);
       line(how_.store(static_cast<int>(i.imm), value));
       return;
     }
@@ -115,6 +116,8 @@ class Writer {
                                 : fmt::format("({})bits_of({})", c_type(i.type), names_[i.a]);
       case Ir::select:
         return fmt::format("{} ? {} : {}", names_[i.a], names_[i.b], names_[i.c]);
+      case Ir::round16:
+        return fmt::format("round_{}({})", c_type(static_cast<DType>(i.imm)), names_[i.a]);
       case Ir::call:
         return called(i);
       default:
@@ -128,6 +131,7 @@ class Writer {
     const DType dtype = program_.operands[i.imm].dtype;
     std::string value = how_.load(static_cast<int>(i.imm));
     if (dtype == DType::boolean) value += " != 0";
+    if (is_short(dtype)) value = fmt::format("to_f32({})", value);
     return converted_text(value, type_of(dtype), i.type);
   }
 

@@ -123,7 +123,7 @@ struct Unit {
 Unit unit_of(DType dtype, int64_t bytes, bool aligned) {
   if (aligned && bytes % 16 == 0) return {"typedef Vector<u32, 4> Unit;\n", 16};
   const auto size = static_cast<int64_t>(size_of(dtype));
-  return {fmt::format("typedef {} Unit;\n", size == 8 ? "u64" : size == 4 ? "u32" : "u8"), size};
+  return {fmt::format("typedef {} Unit;\n", size == 8 ? "u64" : size == 4 ? "u32" : size == 2 ? "u16" : "u8"), size};
 }
 
 Recipe pick_recipe(const Region& region, bool per_element, int64_t axis, int64_t count, bool aligned) {

@@ -4,6 +4,7 @@ namespace rp::cuda {
 
 constexpr std::string_view prelude = R"text(
 typedef unsigned char u8;
+typedef unsigned short u16;
 typedef int i32;
 typedef unsigned u32;
 typedef long long i64;
@@ -24,6 +25,59 @@ __device__ __forceinline__ u32 bits_of(f32 x) { return __float_as_uint(x); }
 __device__ __forceinline__ u64 bits_of(f64 x) { return (u64)__double_as_longlong(x); }
 __device__ __forceinline__ f32 f32_of(u32 bits) { return __uint_as_float(bits); }
 __device__ __forceinline__ f64 f64_of(u64 bits) { return __longlong_as_double((i64)bits); }
+
+// ---- 16-bit floats: f32 once loaded; what is stored has been rounded ----
+
+struct f16 { u16 bits; };
+struct bf16 { u16 bits; };
+
+#ifdef RP_SHIM
+inline f32 round_f16(f32 x) {
+  const u32 sign = bits_of(x) & 0x80000000u, size = bits_of(x) & 0x7fffffffu;
+  if (size > 0x7f800000u) return f32_of(sign | ((size | 0x400000u) & 0xffffe000u));
+  if (size < 0x38800000u) return f32_of(sign | bits_of((f32_of(size) + 0.5f) - 0.5f));
+  const u32 normal = (size + 0xfff + (size >> 13 & 1)) & 0xffffe000u;
+  return f32_of(sign | (normal < 0x47800000u ? normal : 0x7f800000u));
+}
+inline f32 round_bf16(f32 x) {
+  const u32 bits = bits_of(x), number = bits + 0x7fff + (bits >> 16 & 1);
+  return f32_of((x != x ? bits | 0x400000u : number) & 0xffff0000u);
+}
+inline f32 to_f32(f16 x) {
+  const u32 sign = (x.bits & 0x8000u) << 16, size = x.bits & 0x7fffu;
+  if (size > 0x7c00u) return f32_of(sign | 0x7fc00000u | size << 13);
+  if (size == 0x7c00u) return f32_of(sign | 0x7f800000u);
+  return f32_of(sign | (size < 0x400u ? bits_of((f32)size * 5.9604645e-8f) : (size << 13) + 0x38000000u));
+}
+inline f16 to_f16(f32 x) {
+  const u32 sign = bits_of(x) >> 16 & 0x8000u, size = bits_of(x) & 0x7fffffffu;
+  if (size >= 0x7f800000u) return {(u16)(sign | 0x7c00u | (size >> 13 & 0x3ffu))};
+  return {(u16)(sign | (size < 0x38800000u ? (u32)(f32_of(size) * 16777216.0f) : (size - 0x38000000u) >> 13))};
+}
+#else
+__device__ __forceinline__ f16 to_f16(f32 x) {
+  f16 y;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ f32 to_f32(f16 x) {
+  f32 y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+}
+__device__ __forceinline__ f32 round_f16(f32 x) { return to_f32(to_f16(x)); }
+__device__ __forceinline__ f32 round_bf16(f32 x) {
+  u16 bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return f32_of((u32)bits << 16);
+}
+#endif
+__device__ __forceinline__ f32 to_f32(bf16 x) { return f32_of((u32)x.bits << 16); }
+__device__ __forceinline__ bf16 to_bf16(f32 x) {
+  bf16 y;
+  y.bits = (u16)(bits_of(x) >> 16);
+  return y;
+}
 
 // The greatest code stays, whichever thread comes first.
 __device__ __forceinline__ void raise_error(int* word, int code) { atomicMax(word, code); }

@@ -166,7 +166,7 @@ const Row* find_row(const Op& op) {
 
 bool has_kernel(const Op& op, DType dtype, std::string* why) {
   const Row* const row = find_row(op);
-  if (row && (dtype != DType::boolean || row->booleans)) return true;
+  if (row && (is_short(dtype) ? op.moves : dtype != DType::boolean || row->booleans)) return true;
   if (why)
     *why = row ? fmt::format("{}: not defined for {}", op.name, name_of(dtype))
                : fmt::format("{}: a CUDA device has no kernel for it", op.name);

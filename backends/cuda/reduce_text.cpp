@@ -34,7 +34,8 @@ int kept_as(const Stage& stage, size_t accumulator, const std::vector<Kept>& kep
   const Program& program = stage.program;
   const auto number = [&](size_t operand) {
     const DType dtype = program.operands[operand].dtype;
-    if (dtype == DType::boolean || rp::type_of(dtype) != program.accumulators[accumulator].type) return -1;
+    if (dtype == DType::boolean || is_short(dtype) || rp::type_of(dtype) != program.accumulators[accumulator].type)
+      return -1;
     const std::string name = slot_name(stage, operand);
     const auto it = std::find_if(kept.begin(), kept.end(), [&](const Kept& v) { return v.name == name; });
     return it == kept.end() ? -1 : static_cast<int>(it - kept.begin());

@@ -61,7 +61,7 @@ class CopyText {
   }
 
  private:
-  const char* type() const { return element_ == 1 ? "u8" : element_ == 4 ? "u32" : "u64"; }
+  const char* type() const { return element_ == 1 ? "u8" : element_ == 2 ? "u16" : element_ == 4 ? "u32" : "u64"; }
 
   void begin(std::string_view what) {
     text_.line("typedef {} Index;", wide_ ? "u64" : "u32");

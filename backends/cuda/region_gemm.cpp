@@ -1,6 +1,7 @@
 // Matrix products with a fused epilogue.
 #include "reprise/backends/cuda/matrix_kernel.h"
 #include "reprise/backends/cuda/region_kernels.h"
+#include "reprise/core/fail.h"
 
 namespace rp::cuda {
 namespace {
@@ -31,6 +32,8 @@ class GemmKernel final : public RegionKernel {
 }  // namespace
 
 std::unique_ptr<RegionKernel> compile_gemm(const Region& region) {
+  if (const DType dtype = region.operands[2].layout->dtype(); is_short(dtype))
+    fail("{}: not defined for {}", region.op->name, name_of(dtype));
   if (region.op->kind != Kind::contract) return compile_conv(region);
   return std::make_unique<GemmKernel>(region);
 }

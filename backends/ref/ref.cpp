@@ -129,6 +129,8 @@ Real scalar_value(const Scalars& scalars, int i, DType dtype) {
       return scalars.get<int32_t>(i);
     case DType::i64:
       return static_cast<Real>(scalars.get<int64_t>(i));
+    case DType::bf16:
+    case DType::f16:
     case DType::f32:
       return scalars.get<float>(i);
     case DType::f64:

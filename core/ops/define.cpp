@@ -18,7 +18,8 @@ const Layout* bool_as_input(const ShapeCall& c) {
 const Layout* given_spec(const ShapeCall& c) { return c.attrs.as<SpecAttrs>().spec; }
 
 void add_scalar(Scalars& scalars, const Scalar& v, DType dtype) {
-  visit_dtype(dtype, [&]<class T>(T) {
+  visit_dtype(dtype, [&]<class E>(E) {
+    using T = Computed<E>;
     if constexpr (std::is_same_v<T, bool>)
       scalars.add<int32_t>(v.f != 0);
     else if constexpr (std::is_integral_v<T>)
@@ -61,12 +62,12 @@ int32_t axes_mask(std::string_view op, const Dims& axes, int rank) {
 
 namespace {
 
-DType promoted(const Op& op, std::initializer_list<const Operand*> operands, Promote promote) {
+DType common_dtype(const Op& op, std::initializer_list<const Operand*> operands, Promote promote) {
   bool any = false;
   DType dtype = DType::boolean;
   for (const Operand* o : operands)
     if (o->tensor) {
-      dtype = std::max(dtype, o->tensor->dtype());
+      dtype = promoted(dtype, o->tensor->dtype());
       any = true;
     }
   if (!any) fail("{}: expected a tensor among the operands, got numbers only", op.name);
@@ -91,7 +92,7 @@ struct Prepared {
   Call call;
 
   Prepared(const Op& op, std::initializer_list<const Operand*> operands, Promote promote, const Attrs& attrs) {
-    const DType dtype = promoted(op, operands, promote);
+    const DType dtype = common_dtype(op, operands, promote);
     call.op = &op;
     call.attrs = attrs;
     int n = 0, k = 0;

@@ -61,7 +61,8 @@ constinit const Op index_select_op{.name = "index_select",
                                    .operands = 2,
                                    .shape = index_select_shape,
                                    .gradient = {to_scatter<index_add_op>, Needs::inputs},
-                                   .fields = AxisAttrs::fields};
+                                   .fields = AxisAttrs::fields,
+                                   .moves = true};
 constinit const Op index_add_op{.name = "index_add",
                                 .kind = Kind::kernel,
                                 .operands = 2,
@@ -73,7 +74,8 @@ constinit const Op gather_op{.name = "gather",
                              .operands = 2,
                              .shape = gather_shape,
                              .gradient = {to_scatter<scatter_add_op>, Needs::inputs},
-                             .fields = AxisAttrs::fields};
+                             .fields = AxisAttrs::fields,
+                             .moves = true};
 constinit const Op scatter_add_op{.name = "scatter_add",
                                   .kind = Kind::kernel,
                                   .operands = 2,
@@ -85,7 +87,8 @@ constinit const Op concat_op{.name = "concat",
                              .operands = -1,
                              .shape = concat_shape,
                              .gradient = {concat_gradient},
-                             .fields = AxisAttrs::fields};
+                             .fields = AxisAttrs::fields,
+                             .moves = true};
 
 Entries index_entries() {
   static constexpr const Op* entries[] = {&index_select_op, &index_add_op, &gather_op, &scatter_add_op, &concat_op};
@@ -150,7 +153,7 @@ Tensor concat(const Tensors& tensors, int axis, Loc loc) {
   DType dtype = DType::boolean;
   for (const Tensor& t : tensors) {
     check_alike("concat", tensors[0].shape(), t.shape(), a);
-    dtype = std::max(dtype, t.dtype());
+    dtype = promoted(dtype, t.dtype());
   }
   Tensors parts;
   for (const Tensor& t : tensors) parts.push_back(cast(t, dtype).contiguous());

@@ -136,7 +136,7 @@ Tensor matmul(In a, In b) {
   At at(a.loc);
   if (!a->rank() || !b->rank())
     fail("matmul: expected at least one axis each, got {} and {}", to_string(a->spec()), to_string(b->spec()));
-  const DType dtype = std::max({a->dtype(), b->dtype(), DType::i32});
+  const DType dtype = promoted(promoted(a->dtype(), b->dtype()), DType::i32);
   Tensor x = cast(a, dtype), y = cast(b, dtype);
   if (a->rank() == 1) x = x.unsqueeze(0);
   if (b->rank() == 1) y = y.unsqueeze(1);
@@ -193,7 +193,8 @@ Tensor scaled_dot_product_attention(In q, In k, In v, const Tensor& mask, Attent
     fail("{}: queries {}, keys {} and values {} do not fit together", op, to_string(q->spec()), to_string(k->spec()),
          to_string(v->spec()));
   Shape batch = broadcast(op, broadcast(op, batch_of(q), batch_of(k)), batch_of(v));
-  const DType dtype = std::max({q->dtype(), k->dtype(), v->dtype(), DType::f32});
+  const DType common = promoted(promoted(q->dtype(), k->dtype()), v->dtype());
+  const DType dtype = is_floating(common) ? common : DType::f32;
   const Tensor x = attended(q, batch, dtype), y = attended(k, batch, dtype), z = attended(v, batch, dtype);
   const double scale =
       options.scale ? options.scale : 1 / std::sqrt(static_cast<double>(std::max<int64_t>(1, q->size(-1))));

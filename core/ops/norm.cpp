@@ -112,6 +112,8 @@ Tensor batch_norm(In x, In mean, In variance, const Tensor& scale, const Tensor&
   check_vector("batch_norm", "a shift", shift, channels);
   Shape to;
   for (int i = axis; i < x->rank(); ++i) to.push_back(i == axis ? channels : 1);
+  if (is_short(x->dtype()))  // rounded once
+    return cast(batch_norm(cast(x, DType::f32), mean, variance, scale, shift, axis, eps), x->dtype());
   Tensor factor = rsqrt(variance.tensor + eps);
   if (scale.defined()) factor = factor * scale;
   Tensor y = (x.tensor - mean->reshape(to)) * factor.reshape(to);

@@ -23,9 +23,10 @@ Value unit(const Philox& p, Type type) {
   return b.convert(shr(p.words[0], 5), type) * 0x1p-27 + b.convert(shr(p.words[1], 6), type) * 0x1p-53;
 }
 
-Value uniform_meaning(std::span<const Value> v, const Attrs&, Type out) {
+Value uniform_meaning(std::span<const Value> v, const Attrs& attrs, Type out) {
   const Value low = v[key_scalars], high = v[key_scalars + 1];
-  const Value r = low + unit(block(v), out) * (high - low);
+  const DType dtype = attrs.as<SpecAttrs>().spec->dtype();
+  const Value r = v[0].builder->rounded(low + unit(block(v), out) * (high - low), dtype);
   return select(r < high, r, low);  // rounding may reach the upper end
 }
 
@@ -102,7 +103,7 @@ Entries random_entries() {
 
 Tensor uniform(const Shape& shape, double low, double high, DType dtype, Loc loc) {
   At at(loc);
-  if (!is_floating(dtype)) fail("uniform: expected f32 or f64, got {}", name_of(dtype));
+  if (!is_floating(dtype)) fail("uniform: expected a floating dtype, got {}", name_of(dtype));
   if (!(low <= high)) fail("uniform: expected low <= high, got {} and {}", low, high);
   Call c = draw(uniform_op, shape, dtype);
   add_scalar(c.scalars, low, dtype);
@@ -112,7 +113,7 @@ Tensor uniform(const Shape& shape, double low, double high, DType dtype, Loc loc
 
 Tensor normal(const Shape& shape, double mean, double stddev, DType dtype, Loc loc) {
   At at(loc);
-  if (!is_floating(dtype)) fail("normal: expected f32 or f64, got {}", name_of(dtype));
+  if (!is_floating(dtype)) fail("normal: expected a floating dtype, got {}", name_of(dtype));
   Call c = draw(normal_op, shape, dtype);
   add_scalar(c.scalars, mean, dtype);
   add_scalar(c.scalars, stddev, dtype);

@@ -64,7 +64,10 @@ int64_t reduced_count(const Tensor& x, const Dims& axes, std::string_view op) {
   return n;
 }
 
-Tensor floating(const Tensor& x) { return is_floating(x.dtype()) ? x : cast(x, DType::f32); }
+DType floating(DType d) { return is_floating(d) ? d : DType::f32; }
+
+// What several steps are computed in, so that only their result is rounded to a 16-bit float.
+Tensor computed(const Tensor& x) { return cast(x, x.dtype() == DType::f64 ? DType::f64 : DType::f32); }
 
 Tensor arg(const Op& op, In x, int axis, bool keepdim) {
   At at(x.loc);
@@ -121,25 +124,25 @@ Tensor min(In x, const Dims& axes, bool keepdim) {
 
 Tensor mean(In x, const Dims& axes, bool keepdim) {
   At at(x.loc);
-  const Tensor v = floating(x);
+  const Tensor v = computed(x);
   const auto n = static_cast<double>(reduced_count(v, axes, "mean"));  // first, so that a wrong axis is mean's
-  return sum(v, axes, keepdim) / n;
+  return cast(sum(v, axes, keepdim) / n, floating(x->dtype()));
 }
 
 Tensor var(In x, const Dims& axes, bool keepdim, int correction) {
   At at(x.loc);
-  const Tensor v = floating(x);
+  const Tensor v = computed(x);
   const auto n = static_cast<double>(reduced_count(v, axes, "var"));
-  return sum(square(v - mean(v, axes, true)), axes, keepdim) / (n - correction);
+  return cast(sum(square(v - mean(v, axes, true)), axes, keepdim) / (n - correction), floating(x->dtype()));
 }
 
 Tensor logsumexp(In x, const Dims& axes, bool keepdim) {
   At at(x.loc);
-  const Tensor v = floating(x);
+  const Tensor v = computed(x);
   // A row of minus infinities is shifted by 0, so that its result is minus infinity rather than NaN.
   const Tensor m = max(v, axes, true).detach(), shift = where(abs(m) == HUGE_VAL, 0, m);
   const Tensor y = log(sum(exp(v - shift), axes, keepdim));
-  return y + (keepdim || y.shape() == shift.shape() ? shift : shift.reshape(y.shape()));
+  return cast(y + (keepdim || y.shape() == shift.shape() ? shift : shift.reshape(y.shape())), floating(x->dtype()));
 }
 
 Tensor any(In x, const Dims& axes, bool keepdim) {

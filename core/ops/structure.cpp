@@ -127,6 +127,8 @@ Tensor from_blob(T* data, const Shape& shape, void (*release)(void*), void* cont
 RP_INSTANTIATE(bool)
 RP_INSTANTIATE(int32_t)
 RP_INSTANTIATE(int64_t)
+RP_INSTANTIATE(BFloat16)
+RP_INSTANTIATE(Half)
 RP_INSTANTIATE(float)
 RP_INSTANTIATE(double)
 #undef RP_INSTANTIATE

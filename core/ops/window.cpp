@@ -197,7 +197,7 @@ ConvAttrs conv_attrs(const char* op, const Shape& x, const Shape& w, const Conv2
           nullptr};
 }
 
-DType common(const Tensor& a, const Tensor& b) { return std::max({a.dtype(), b.dtype(), DType::i32}); }
+DType common(const Tensor& a, const Tensor& b) { return promoted(promoted(a.dtype(), b.dtype()), DType::i32); }
 
 PoolAttrs pool_attrs(const char* op, const Tensor& x, const Pool2dOptions& o) {
   if (x.rank() != 4) fail("{}: expected an image [n,c,h,w] or [n,h,w,c], got {}", op, to_string(x.spec()));
