@@ -13,9 +13,10 @@ constexpr int64_t most_threads = 512, register_file = 65536, most_registers = 25
 
 // The model's numbers: cycles of a multiprocessor at 1.7 GHz, not measured.
 constexpr double cycle_ns = 0.6;
-constexpr double meeting_cycles[] = {0, 40, 350, 1600};   // by kind of meeting
-constexpr double element_cycles = 150;                    // of the pointwise ops of one row, all in all
-constexpr double launch_ns = 2000, flops_per_ns = 30000;  // of steps as launches of their own
+constexpr double meeting_cycles[] = {0, 40, 350, 1600};  // by kind of meeting
+constexpr double element_cycles = 150;                   // of the pointwise ops of one row, all in all
+// Of steps as launches of their own.
+constexpr double launch_ns = 2000, products_per_ns = 15000, bytes_per_ns = 3500;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 bool is_power(int64_t n) { return (n & (n - 1)) == 0; }
@@ -62,12 +63,17 @@ double step_cycles(const ScanBody& body, const ScanChoice& c) {
   return cycles;
 }
 
-// Multiply-adds of a step.
-double step_work(const ScanBody& body) {
-  double work = 0;
-  for (const ScanValue& v : body.values)
-    if (v.kind == As::product) work += static_cast<double>(body.batch * v.columns * v.inner);
-  return work;
+// Of a step in launches of its own: each product's sums, a thread having several, its arithmetic, and its factor, which
+// is read again.
+double apart_ns(const ScanBody& body) {
+  double ns = (1 + body.levels) * 2 * launch_ns;
+  for (const ScanValue& v : body.values) {
+    if (v.kind != As::product) continue;
+    const auto inner = static_cast<double>(v.inner), columns = static_cast<double>(v.columns);
+    ns += std::max({inner * 8 * cycle_ns, static_cast<double>(body.batch) * columns * inner / products_per_ns,
+                    inner * columns * static_cast<double>(bytes_of(v)) / bytes_per_ns});
+  }
+  return ns;
 }
 
 class Chooser {
@@ -208,7 +214,7 @@ std::optional<ScanChoice> choose_scan(const ScanBody& body, const ScanDevice& de
   if (all.empty()) return {};
   const ScanChoice best = *std::min_element(
       all.begin(), all.end(), [](const ScanChoice& a, const ScanChoice& b) { return a.step_ns < b.step_ns; });
-  const double apart = (1 + body.levels) * 2 * launch_ns + step_work(body) / (flops_per_ns / 2);
+  const double apart = apart_ns(body);
   if (best.step_ns <= apart) return best;
   *why = fmt::format("a step would take about {:.1f} us, and {:.1f} us in launches of its own", best.step_ns / 1000,
                      apart / 1000);

@@ -235,8 +235,9 @@ Tensor Tensor::slice(int axis, int64_t start, int64_t stop, int64_t step, Loc lo
   if (start < 0 || start > n || stop > n || stop < start)
     fail("slice: [{}, {}) of axis {} with extent {}", start, stop, a, n);
   const int64_t length = (stop - start + step - 1) / step;
-  // The body of a control op is traced at each call, so its numbers are known, and fusion may rely on this one.
-  if (thread_state.tracing && step == 1 && length) return call(part_op, {this}, PartAttrs{start, length, a});
+  // Parts of a body's own values: the body is traced at each call, so the number is known, and fusion may rely on it.
+  const bool own = thread_state.tracing && impl()->storage->recorder == thread_state.recorder;
+  if (own && step == 1 && length) return call(part_op, {this}, PartAttrs{start, length, a});
   Scalars scalars;
   scalars.add(length ? start : int64_t{0});
   return call(slice_op, {this}, SliceAttrs{length, step, a}, scalars);
