@@ -74,8 +74,9 @@ class Control(Folder):
         self.assertIn("4 s of the call were up", records[3]["why"])
 
     def test_a_later_call_keeps_what_an_earlier_one_has_left(self):
-        self.run_steps([Step("one", 5, [shell("true")])])
-        self.run_steps([Step("two", 5, [shell("true")])])
+        for name in ("one", "two"):
+            self.run_steps([Step(name, 5, [shell(f"echo {name}", stdout="last.txt")])])
+        self.assertEqual((self.out / "last.txt").read_text(), "two\n")
         self.assertEqual([r["name"] for r in json.loads((self.out / "steps.json").read_text())], ["one", "two"])
 
 

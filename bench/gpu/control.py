@@ -9,8 +9,8 @@ import time
 
 
 class Command:
-    """A program with its arguments. `log` is where both outputs go; `stdout`, where only that goes. `ok` are the exit
-    statuses that are no failure; `environment` is added to this process's own."""
+    """A program with its arguments. Both outputs are added to `log`, but for the standard one if it has a file
+    `stdout`. `ok` are the exit statuses that are no failure; `environment` is added to this process's own."""
 
     def __init__(self, argv, log, stdout=None, ok=(0,), environment=None, limit_s=None):
         self.argv, self.log, self.stdout, self.ok = [str(a) for a in argv], log, stdout, ok
@@ -46,7 +46,7 @@ def run_command(command, out, limit_s):
     """A dictionary of what became of it."""
     started, log = time.monotonic(), out / command.log
     result = {"command": " ".join(command.argv), "log": command.log, "limit_s": round(limit_s, 1)}
-    with open(log, "ab") as text, open(out / (command.stdout or command.log), "ab") as stdout:
+    with open(log, "ab") as text, open(out / (command.stdout or command.log), "wb" if command.stdout else "ab") as stdout:
         try:
             process = subprocess.Popen(
                 command.argv,
