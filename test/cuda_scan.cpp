@@ -1,5 +1,8 @@
 // Scans as one kernel on the device: the bits of eager steps on the CPU, forwards and backwards, however the work is
 // spread.
+#include "reprise/backends/cuda/api.h"
+#include "reprise/backends/cuda/compile.h"
+#include "reprise/backends/cuda/module.h"
 #include "reprise/core/random.h"
 #include "reprise/graph/capture.h"
 #include "reprise/graph/executable.h"
@@ -139,6 +142,17 @@ TEST_CASE("layers that normalise reduce along their units", "[cuda]") {
   CHECK(scans.refusals.empty());
 }
 
+TEST_CASE("layers of 16-bit floats", "[cuda]") {
+  fake::Device gpu;
+  const auto meeting = GENERATE(ScanMeeting::block, ScanMeeting::cluster, ScanMeeting::grid);
+  const DType dtype = GENERATE(DType::bf16, DType::f16);
+  ScansOnDevice scans(pick(meeting, 1));
+  check("lstm", LSTM(12, {.weights = {.dtype = dtype}}), {12, 3}, dtype, true);
+  check("lstm with norms", LSTM(12, {.layer_norm = true, .weights = {.dtype = dtype}}), {12, 3}, dtype);
+  CHECK(scans.forms.size() == 4);
+  for (const std::string& why : scans.refusals) FAIL_CHECK(why);
+}
+
 TEST_CASE("a cell of one's own with three coupled gates, written with slices", "[cuda]") {
   fake::Device gpu;
   const auto meeting = GENERATE(ScanMeeting::block, ScanMeeting::cluster, ScanMeeting::grid);
@@ -219,6 +233,32 @@ TEST_CASE("no steps give the first carry", "[cuda]") {
   const Tensor u = weight({6, 6});
   const auto body = [&](const Tensors& s, const Tensor& x) { return Tensors{tanh(matmul(s[0], u) + x)}; };
   compare("nothing", scan_of({u}, body, 1, 6), uniform({0, 2, 6}, -1, 1));
+}
+
+TEST_CASE("the real compiler keeps a scan's values in registers", "[cuda][slow]") {
+  std::vector<std::string> texts;
+  for (const auto meeting : {ScanMeeting::block, ScanMeeting::cluster, ScanMeeting::grid}) {
+    fake::Device gpu;
+    ScansOnDevice scans(pick(meeting, 1));
+    check("lstm", LSTM(256), {256, 8, 1});
+    check("gru, reset before", GRU(96, {.reset_after = false}), {96, 8, 1});
+    check("lstm with norms in bf16", LSTM(24, {.layer_norm = true, .weights = {.dtype = DType::bf16}}), {24, 8, 1},
+          DType::bf16);
+    texts.insert(texts.end(), scans.texts.begin(), scans.texts.end());
+  }
+  CHECK(texts.size() == 18);
+  try {
+    cuda::nvrtc();
+  } catch (const Error& e) {
+    WARN("skipped: " << e.what());
+    return;
+  }
+  for (const std::string& text : texts) {
+    const cuda::Image image =
+        cuda::compile_image(cuda::whole_source(text), cuda::kernel_name(text), 90, {"--ptxas-options=-v"});
+    INFO(text.substr(0, text.find('\n')) << "\n" << image.log);
+    CHECK(image.log.find("0 bytes spill stores, 0 bytes spill loads") != std::string::npos);
+  }
 }
 
 TEST_CASE("random cells on the device are the loops they stand for", "[cuda]") {

@@ -328,23 +328,25 @@ __device__ __forceinline__ void store_to_peer(T* place, u32 rank, T value) {
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(own), "r"(rank));
   if (sizeof(T) == 8)
     asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(there), "l"(*(u64*)&value) : "memory");
+  else if (sizeof(T) == 2)
+    asm volatile("st.shared::cluster.u16 [%0], %1;" ::"r"(there), "h"(*(u16*)&value) : "memory");
   else
     asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(there), "r"(*(u32*)&value) : "memory");
 }
 
-// 4, 8 or 16 bytes as other blocks have stored them.
+// 2, 4 or 8 bytes as other blocks have stored them.
 template <class T>
 __device__ __forceinline__ T load_fresh(const T* from) {
   union {
-    uint4 vector;
     u64 wide;
     u32 word;
+    u16 half;
     T value;
   } bits;
-  if (sizeof(T) == 16)
-    bits.vector = __ldcg((const uint4*)from);
-  else if (sizeof(T) == 8)
+  if (sizeof(T) == 8)
     bits.wide = __ldcg((const u64*)from);
+  else if (sizeof(T) == 2)
+    bits.half = __ldcg((const u16*)from);
   else
     bits.word = __ldcg((const u32*)from);
   return bits.value;

@@ -234,7 +234,7 @@ class Analysis {
 
   void add_product(int32_t i) {
     const Node& n = g_[i];
-    if (n.op != &matmul_op || n.layout->rank() != 2 || !is_floating(n.layout->dtype()))
+    if (n.op != &matmul_op || n.layout->rank() != 2 || n.layout->dtype() < DType::f32)
       refuse("{} of {}{}", n.op->name, to_string(n.layout->spec), at(i));
     const Place right = place_at(n.inputs[1]);
     if (g_[right.base].op->kind != Kind::input || input_number(right.base) < body_.attrs.carries + body_.attrs.inputs)

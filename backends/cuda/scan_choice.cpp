@@ -28,7 +28,7 @@ int64_t vector_of(const ScanValue& v) { return 16 / bytes_of(v); }
 int64_t registers(const ScanBody& body, const ScanChoice& c) {
   int64_t words = 0, factors = 0;
   for (const ScanValue& v : body.values) {
-    const int64_t each = body.groups(v) * bytes_of(v) / 4;
+    const int64_t each = body.groups(v) * std::max<int64_t>(1, bytes_of(v) / 4);
     if (v.held) words += each * c.each;
     if (v.kind == As::product) factors = std::max(factors, 4 * (body.groups(v) + 1));
     for (const ScanRead& r : v.reads)

@@ -117,16 +117,35 @@ __device__ __forceinline__ void fetch_rows(const T* from, T* to) {
     to[e / COLUMNS * PITCH + e % COLUMNS] = load_fresh(from + e / COLUMNS * FROM + e % COLUMNS);
 }
 
+// What elements are added up as, and what becomes of a sum.
+template <class T> struct Wide {
+  typedef T Type;
+  __device__ __forceinline__ static T of(T x) { return x; }
+  __device__ __forceinline__ static T back(T x) { return x; }
+};
+template <> struct Wide<f16> {
+  typedef f32 Type;
+  __device__ __forceinline__ static f32 of(f16 x) { return to_f32(x); }
+  __device__ __forceinline__ static f16 back(f32 x) { return to_f16(round_f16(x)); }
+};
+template <> struct Wide<bf16> {
+  typedef f32 Type;
+  __device__ __forceinline__ static f32 of(bf16 x) { return to_f32(x); }
+  __device__ __forceinline__ static bf16 back(f32 x) { return to_bf16(round_bf16(x)); }
+};
+
 // A value for each row: 16 threads take its columns in turn, then combine what they have.
 template <class Combine, class T, u32 COLUMNS, u32 PITCH>
 __device__ __forceinline__ void reduce_rows(const T* from, T* to) {
+  typedef typename Wide<T>::Type W;
   const u32 lane = threadIdx.x % 16;
   for (u32 first = 0; first < ROWS; first += THREADS / 16) {
     const u32 row = first + threadIdx.x / 16;
-    T value = Combine::template identity<T>();
-    for (u32 c = lane; c < COLUMNS; c += 16) value = Combine::of(value, from[(row < ROWS ? row : 0) * PITCH + c]);
+    const T* const of_row = from + (row < ROWS ? row : 0) * PITCH;
+    W value = Combine::template identity<W>();
+    for (u32 c = lane; c < COLUMNS; c += 16) value = Combine::of(value, Wide<T>::of(of_row[c]));
     value = combine_lanes<Combine>(value);
-    if (lane == 0 && row < ROWS) to[row] = value;
+    if (lane == 0 && row < ROWS) to[row] = Wide<T>::back(value);
   }
 }
 
