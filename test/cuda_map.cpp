@@ -21,7 +21,7 @@ Tensor numbers(DType dtype, const Shape& shape, uint64_t seed) {
     const auto values = std::make_unique<T[]>(n + 1);
     for (size_t i = 0; i < n; ++i) {
       const uint64_t bits = dice.number(type_of(dtype));
-      std::memcpy(&values[i], &bits, sizeof(T));
+      std::memcpy(static_cast<void*>(&values[i]), &bits, sizeof(T));
     }
     return tensor(std::span<const T>(values.get(), n), shape);
   });
