@@ -108,7 +108,7 @@ class Writer {
       case Ir::constant:
         return constant_text(i.type, i.imm);
       case Ir::index:
-        return fmt::format("(i32)({})", how_.index);
+        return is_name(how_.index) ? "(i32)" + how_.index : "(i32)(" + how_.index + ")";
       case Ir::convert:
         return converted_text(names_[i.a], i.from, i.type);
       case Ir::bitcast:

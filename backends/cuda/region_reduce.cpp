@@ -119,10 +119,11 @@ class RowsKernel final : public ReduceKernel {
       : ReduceKernel(region), rows_(nest_.outer_count() * nest_.rows), columns_(nest_.columns) {
     if (!rows_) return;
     wide_ = rows_ > narrow / leaves_of(columns_) || columns_ > narrow;
-    if (const uint32_t each = fits_registers(); each && !(columns_ >= 256 && rows_ <= few_rows)) {
+    const int64_t processors = device().properties.multiProcessorCount;
+    if (const uint32_t each = fits_registers(); each && !(columns_ >= 256 && rows_ <= 8 * processors)) {
       form_ = "cuda rows in registers";
       launches_[0].push_back(short_rows(each));
-    } else if (choose_long() && !(columns_ >= 32768 && rows_ < 132)) {
+    } else if (choose_long() && !(columns_ >= 32768 && rows_ < processors)) {
       form_ = "cuda row per block";
       for (int v : {0, 1}) launches_[v].push_back(long_rows(variant(v)));
     } else {
@@ -139,8 +140,6 @@ class RowsKernel final : public ReduceKernel {
   std::vector<std::string> texts() const override { return texts_of(launches_[0]); }
 
  private:
-  static constexpr int64_t few_rows = 8 * 132;
-
   // ---- short rows ----
 
   // Elements of a thread if 16 threads can have a row in their registers; else 0.
