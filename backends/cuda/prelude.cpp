@@ -245,6 +245,14 @@ template <class T, u32 n>
 __device__ __forceinline__ void store_vector(T* to, Vector<T, n> v) {
   *(Vector<T, n>*)to = v;
 }
+// The first `count` of n elements, at any alignment; the others are the first one's.
+template <u32 n, class T>
+__device__ __forceinline__ Vector<T, n> load_part(const T* from, u32 count) {
+  Vector<T, n> v;
+#pragma unroll
+  for (u32 i = 0; i < n; ++i) v[i] = from[i < count ? i : 0];
+  return v;
+}
 
 // ---- several tensors in one launch ----
 

@@ -168,7 +168,6 @@ class Analysis {
     v.kind = kind;
     v.node = node;
     v.dtype = l.dtype();
-    if (is_short(v.dtype)) refuse("{}{}", name_of(v.dtype), at(node));
     v.rows = m.rows;
     v.columns = m.columns;
     return v;
