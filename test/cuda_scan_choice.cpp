@@ -98,7 +98,7 @@ TEST_CASE("every choice fits its device", "[cuda]") {
 
 TEST_CASE("what does not fit, or does not pay, is refused with a reason", "[cuda]") {
   CHECK_THAT(refusal(cell(16, 4096, 4)), Contains("the weights and what is exchanged take") && Contains("227 KiB"));
-  CHECK_THAT(refusal(cell(4096, 512, 4)), Contains("in launches of its own"));
+  CHECK_THAT(refusal(gradient(512, 512, 4)), Contains("in launches of its own"));
   CHECK_THAT(refusal(cell(4, 300, 4), {.multiprocessors = 4, .shared_bytes = 64 << 10, .cluster = 1}),
              Contains("a block's 64 KiB at least"));
 }
