@@ -12,9 +12,7 @@
 namespace rp {
 namespace {
 
-Backend& backend(Device device) {
-  return device.kind == DeviceKind::cpu ? cpu_backend() : cuda_backend(device);
-}
+Backend& backend(Device device) { return device.kind == DeviceKind::cpu ? cpu_backend() : cuda_backend(device); }
 
 }  // namespace
 

@@ -164,7 +164,8 @@ Tensor Machine::argument(int k) {
   if (input.source == Source::output && !previous_.empty() && previous_[0].defined()) return previous_[0];
   if (input.source == Source::blob && real) {
     auto* bytes = new std::vector<float>(random_values(s, DType::f32).to_vector<float>());
-    return rp::from_blob(bytes->data(), s, [](void* p) { delete static_cast<std::vector<float>*>(p); }, bytes)
+    return rp::from_blob(
+               bytes->data(), s, [](void* p) { delete static_cast<std::vector<float>*>(p); }, bytes)
         .to(rp::default_device());
   }
   if (input.source == Source::window && s.rank()) return window(k, s);
@@ -174,7 +175,8 @@ Tensor Machine::argument(int k) {
   if (made) standing = random_values(s, input.dtype);
   if (made) raw_[static_cast<size_t>(k)] = nullptr;
   const bool on_cpu = standing.device() == rp::Device::cpu();
-  if (made && input.source == Source::exposed && real && on_cpu) raw_[static_cast<size_t>(k)] = standing.unsafe_data<float>();
+  if (made && input.source == Source::exposed && real && on_cpu)
+    raw_[static_cast<size_t>(k)] = standing.unsafe_data<float>();
   if (!made && input.source == Source::refilled) {
     standing.copy_from<double>(random_values(s, DType::f64).to_vector<double>());
     ++coverage.host_writes;

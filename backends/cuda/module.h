@@ -60,8 +60,8 @@ const Function& function_of(const std::string& text);
 std::string kernel_name(const std::string& text);
 std::string whole_source(const std::string& text);
 
-/// Queues it on the compute stream, or adds it to the thread's active LaunchList. `args` is the bytes of the text's Args; they
-/// are copied. No blocks are nothing to do.
+/// Queues it on the compute stream, or adds it to the thread's active LaunchList. `args` is the bytes of the text's
+/// Args; they are copied. No blocks are nothing to do.
 void launch(const Function& f, const Launch& how, std::span<const std::byte> args);
 
 }  // namespace rp::cuda
