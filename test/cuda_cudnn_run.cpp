@@ -390,6 +390,32 @@ TEST_CASE("on a device that is here, f32 keeps its bits and attention is right",
   check_attention(true);
 }
 
+TEST_CASE("on a device that is here, convolutions at fast are near those of the CPU", "[cuda]") {
+  if (!cuda::is_available()) {
+    WARN("skipped: " << cuda::why_not());
+    return;
+  }
+  const Tensor x = normal({8, 20, 18, 32}), w = normal({48, 32, 3, 3}), b = normal({48});
+  const auto step = [](const Tensors& in) {
+    const Tensors t{in[0].detach(), in[1].detach(), in[2].detach()};
+    for (const Tensor& v : t) v.set_requires_grad(true);
+    const Tensor y = relu(conv2d(t[0], t[1], t[2], {.padding = Padding::same, .format = DataFormat::nhwc}));
+    sum(y * y).backward();
+    return Tensors{y, t[0].grad(), t[1].grad(), t[2].grad()};
+  };
+  const Tensors expected = step({x, w, b});
+  auto fast = capture([&](const Tensors& in) { return step(in); }, {.level = Level::fast});
+  const Tensors inputs{x.to(Device::cuda()), w.to(Device::cuda()), b.to(Device::cuda())};
+  for (int call = 0; call < 5; ++call) {
+    const Tensors got = fast(inputs);
+    for (size_t i = 0; i < expected.size(); ++i)
+      CHECK(max(abs(got[i].to(Device::cpu()) - expected[i])).item<double>() <
+            1e-5 * max(abs(expected[i])).item<double>());
+  }
+  INFO(fast.explain());
+  CHECK_THAT(fast.explain(), Contains("cudnn engine"));
+}
+
 TEST_CASE("a plan made for a device that was not there runs on one that is", "[cuda]") {
   if (!cuda::is_available() || cuda::device_name() != "NVIDIA H200") {
     WARN("skipped: there is no H200");

@@ -4,7 +4,7 @@
 namespace rp::cuda {
 
 std::unique_ptr<RegionKernel> compile_conv_cudnn(const Region&, std::string* why) {
-  *why = "this build is without cuDNN (9.8 or newer)";
+  *why = "this build is without cuDNN (9.11 or newer)";
   return nullptr;
 }
 

@@ -43,6 +43,8 @@ struct AttributeType<char> : Known<CUDNN_TYPE_CHAR> {};
 template <>
 struct AttributeType<void*> : Known<CUDNN_TYPE_VOID_PTR> {};
 template <>
+struct AttributeType<cudnnHandle_t> : Known<CUDNN_TYPE_HANDLE> {};
+template <>
 struct AttributeType<cudnnDataType_t> : Known<CUDNN_TYPE_DATA_TYPE> {};
 template <>
 struct AttributeType<cudnnConvolutionMode_t> : Known<CUDNN_TYPE_CONVOLUTION_MODE> {};

@@ -191,7 +191,7 @@ std::vector<DnnEngine> engines_of(const Descriptor& graph, const DnnTarget& targ
 /// The device that the backend computes on.
 class Here {
  public:
-  Here() : target_(described()) {}
+  Here() : target_(described(), std::make_unique<DnnHandle>()) {}
   const DnnTarget& target() const { return target_; }
 
  private:
@@ -211,8 +211,17 @@ const DnnTarget& DnnTarget::here() {
 
 Descriptor empty_dnn_plan(const DnnTarget& target) {
   Descriptor p = Descriptor::make<CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR>();
-  p.set<CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP>(target.descriptor());
+  if (target.handle())
+    p.set<CUDNN_ATTR_EXECUTION_PLAN_HANDLE>(target.handle()->raw());
+  else
+    p.set<CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP>(target.descriptor());
   return p;
+}
+
+void DnnHandle::execute(const Descriptor& plan, const Descriptor& pack, cudaStream_t stream) {
+  const std::lock_guard lock(mutex_);
+  cudnn().cudnnSetStream(handle_, stream);
+  cudnn().cudnnBackendExecute(handle_, plan.raw(), pack.raw());
 }
 
 std::vector<DnnEngine> dnn_engines(const DnnGraph& graph, const DnnTarget& target, cudnnBackendHeurMode_t mode) {
@@ -251,7 +260,8 @@ DnnTarget::DnnTarget(std::string properties)
         return d;
       }()) {}
 
-DnnTarget::DnnTarget(Descriptor descriptor) : descriptor_(std::move(descriptor)) {
+DnnTarget::DnnTarget(Descriptor descriptor, std::unique_ptr<DnnHandle> handle)
+    : handle_(std::move(handle)), descriptor_(std::move(descriptor)) {
   descriptor_.finalize();
   properties_ = descriptor_.get_text<CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION>();
 }

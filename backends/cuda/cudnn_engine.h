@@ -1,11 +1,30 @@
 #pragma once
 // How cuDNN computes a graph: the choice of an engine, which depends on the graph and the device's properties alone.
+#include <memory>
+#include <mutex>
+
 #include "reprise/backends/cuda/cudnn_descriptor.h"
 #include "reprise/backends/cuda/cudnn_graph.h"
 
 namespace rp::cuda {
 
-/// The properties of the device that plans are for. It need not be here.
+/// cuDNN on the device that the backend computes on.
+class DnnHandle {
+ public:
+  DnnHandle() { cudnn().cudnnCreate(&handle_); }
+  ~DnnHandle() { cudnn().cudnnDestroy.raw(handle_); }
+  DnnHandle(const DnnHandle&) = delete;
+
+  cudnnHandle_t raw() const { return handle_; }
+  /// Runs a plan on a stream.
+  void execute(const Descriptor& plan, const Descriptor& pack, cudaStream_t stream);
+
+ private:
+  std::mutex mutex_;  // it serves one call at a time
+  cudnnHandle_t handle_ = nullptr;
+};
+
+/// The device that plans are for. It need not be here.
 class DnnTarget {
  public:
   /// A device that is described by cuDNN's text of its properties (JSON).
@@ -16,10 +35,13 @@ class DnnTarget {
   const Descriptor& descriptor() const { return descriptor_; }
   /// The text: equal texts, equal plans.
   const std::string& properties() const { return properties_; }
+  /// Null if the device is not here.
+  DnnHandle* handle() const { return handle_.get(); }
 
  private:
   friend class Here;
-  explicit DnnTarget(Descriptor descriptor);
+  explicit DnnTarget(Descriptor descriptor, std::unique_ptr<DnnHandle> handle = nullptr);
+  std::unique_ptr<DnnHandle> handle_;
   Descriptor descriptor_;
   std::string properties_;
 };

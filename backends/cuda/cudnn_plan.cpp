@@ -13,30 +13,10 @@ namespace {
 
 constexpr size_t round_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
-/// cuDNN on the device here. A handle serves one call at a time.
-class Handle {
- public:
-  Handle() { cudnn().cudnnCreate(&handle_); }
-  ~Handle() { cudnn().cudnnDestroy.raw(handle_); }
-  Handle(const Handle&) = delete;
-
-  void execute(const Descriptor& plan, const Descriptor& pack, cudaStream_t stream) {
-    const std::lock_guard lock(mutex_);
-    cudnn().cudnnSetStream(handle_, stream);
-    cudnn().cudnnBackendExecute(handle_, plan.raw(), pack.raw());
-  }
-
- private:
-  std::mutex mutex_;
-  cudnnHandle_t handle_ = nullptr;
-};
-
-Lazy<Handle> handle;
-
 }  // namespace
 
 DnnPlan::DnnPlan(const DnnGraph& graph, DnnChoice choice, const DnnTarget& target)
-    : choice_(std::move(choice)), plan_(empty_dnn_plan(target)), alignment_(graph.alignment) {
+    : target_(target), choice_(std::move(choice)), plan_(empty_dnn_plan(target)), alignment_(graph.alignment) {
   plan_.set<CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION>(choice_.plan);
   plan_.finalize();
   const auto number_tensors = [&](DnnTensor::Kind kind, auto&& each) {
@@ -55,6 +35,7 @@ DnnPlan::DnnPlan(const DnnGraph& graph, DnnChoice choice, const DnnTarget& targe
 }
 
 void DnnPlan::run(std::span<std::byte* const> operands, std::byte* workspace) const {
+  if (!target_.handle()) fail("cudnn: expected a plan for a device that is here");
   if (operands.size() != operands_) fail("cudnn: expected {} operands, got {}", operands_, operands.size());
   for (std::byte* const o : operands)
     if (reinterpret_cast<uintptr_t>(o) % alignment_) fail("cudnn: expected operands aligned to {} bytes", alignment_);
@@ -75,7 +56,7 @@ void DnnPlan::queue(std::span<const std::byte> args, cudaStream_t stream) const 
   pack.set<CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS>(pointers);
   pack.set<CUDNN_ATTR_VARIANT_PACK_WORKSPACE>(static_cast<void*>(workspace + own_bytes_));
   pack.finalize();
-  handle.get().execute(plan_, pack, stream);
+  target_.handle()->execute(plan_, pack, stream);
 }
 
 namespace {

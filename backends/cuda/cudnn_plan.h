@@ -7,7 +7,7 @@
 
 namespace rp::cuda {
 
-/// A plan that can run. Safe to run from several threads at once.
+/// A plan that can run, on the device that is here. `target` must outlive it. Safe to run from several threads at once.
 class DnnPlan final : public LibraryWork {
  public:
   DnnPlan(const DnnGraph& graph, DnnChoice choice, const DnnTarget& target);
@@ -23,6 +23,7 @@ class DnnPlan final : public LibraryWork {
   void queue(std::span<const std::byte> args, cudaStream_t stream) const override;
 
  private:
+  const DnnTarget& target_;
   DnnChoice choice_;
   Descriptor plan_;
   std::vector<int64_t> numbers_;  // of the tensors that have memory: operands, scratch, constants

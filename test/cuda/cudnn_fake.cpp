@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 
 #include "reprise/test/cuda/state.h"
 
@@ -64,6 +65,7 @@ size_t bytes_of(cudnnBackendAttributeType_t type) {
     case CUDNN_TYPE_INT64:
     case CUDNN_TYPE_DOUBLE:
     case CUDNN_TYPE_VOID_PTR:
+    case CUDNN_TYPE_HANDLE:
       return 8;
     case CUDNN_TYPE_BOOLEAN:
     case CUDNN_TYPE_CHAR:
@@ -94,7 +96,8 @@ cudnnStatus_t check_tensor(const FakeDescriptor& d) {
 }
 
 cudnnStatus_t check_plan(FakeDescriptor& d) {
-  if (!d.has(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP)) return wrong(CUDNN_STATUS_BAD_PARAM, "a plan is for a device");
+  if (!d.has(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP) && !d.has(CUDNN_ATTR_EXECUTION_PLAN_HANDLE))
+    return wrong(CUDNN_STATUS_BAD_PARAM, "a plan is for a device");
   if (d.has(CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION)) {
     const Pointer stored = descriptor_of(d.at(CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION).bytes);
     if (!stored) return wrong(CUDNN_STATUS_SERIALIZATION_VERSION_MISMATCH, "not the text of a plan");
@@ -300,6 +303,7 @@ const cuda::Cudnn& fake_cudnn_table() {
 }  // namespace
 
 UsesFakeCudnn::UsesFakeCudnn() {
+  if (!fake::state) throw std::runtime_error("only the device of the tests runs graphs of this cuDNN");
   state = {};
   cuda::install_fake(&fake_cudnn_table());
 }
