@@ -15,7 +15,8 @@
 #include "reprise/test/catch.h"
 
 // The linker calls these instead of rp::cpu_backend, and that one by the other name.
-extern "C" rp::Backend& __real__ZN2rp11cpu_backendEv();
+rp::Backend& real_cpu_backend() asm("__real__ZN2rp11cpu_backendEv");
+rp::Backend& cpu_backend_or_twin() asm("__wrap__ZN2rp11cpu_backendEv");
 
 namespace rp::test {
 
@@ -220,7 +221,7 @@ class TwinBackend final : public Backend {
   size_t cache_size() override { return cpu_.cache_size(); }
 
  private:
-  Backend& cpu_ = __real__ZN2rp11cpu_backendEv();
+  Backend& cpu_ = real_cpu_backend();
 };
 
 }  // namespace
@@ -259,7 +260,7 @@ void replay(const Tensors& inputs, const std::function<Tensors(const Tensors&)>&
 
 }  // namespace rp::test
 
-extern "C" rp::Backend& __wrap__ZN2rp11cpu_backendEv() {
+rp::Backend& cpu_backend_or_twin() {
   static auto* backend = new rp::test::TwinBackend;
   return *backend;
 }

@@ -27,9 +27,9 @@ class Fiber {
 
   void (*body_)();
   char* stack_;
-  size_t colour_;               // stacks start at different lines of a cache
-  void* pointer_ = nullptr;     // of the suspended stack
-  void* fake_stack_ = nullptr;  // the address sanitizer's
+  size_t colour_;                                // stacks start at different lines of a cache
+  void* pointer_ = nullptr;                      // of the suspended stack
+  [[maybe_unused]] void* fake_stack_ = nullptr;  // the address sanitizer's
 };
 
 }  // namespace rp::fake
