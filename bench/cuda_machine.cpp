@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <limits>
 #include <set>
 
 #include "reprise/backends/cuda/cublas_lt.h"
@@ -90,8 +89,9 @@ Machine describe_cuda_machine() {
   m.cores = static_cast<unsigned>(device().properties.multiProcessorCount);
   m.peak_gflops = cuda_fma_gflops();
   const auto l2 = static_cast<double>(device().properties.l2CacheSize);
-  m.levels = {{"L2", l2 / 2, cuda_copy_gbs(static_cast<size_t>(l2 / 8))},
-              {"DRAM", std::numeric_limits<double>::infinity(), cuda_copy_gbs(size_t{512} << 20)}};
+  const double in_cache = cuda_copy_gbs(static_cast<size_t>(l2 / 8)), beyond = cuda_copy_gbs(size_t{512} << 20);
+  m.levels = {{"L2", in_cache}, {"DRAM", beyond}};
+  m.gbs_of = [=](double bytes) { return bytes <= l2 / 2 ? in_cache : beyond; };
   return m;
 }
 

@@ -1,5 +1,6 @@
 #include "reprise/bench/machine.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,7 +9,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
-#include <limits>
+#include <map>
 #include <thread>
 
 #include "reprise/backends/cpu/memory.h"
@@ -182,21 +183,22 @@ double measure_bandwidth_gbs(int threads, size_t bytes_a_thread) {
   return best;
 }
 
-double cache_bytes(int name, double otherwise) {
-  const long bytes = sysconf(name);
-  return bytes > 0 ? static_cast<double>(bytes) : otherwise;
-}
-
-/// Caches are measured with arrays that fill half of them; L3, which others may share, also with the least that L2 does
-/// not hold.
-std::vector<MemoryLevel> measure_levels(int threads) {
-  const double l1 = cache_bytes(_SC_LEVEL1_DCACHE_SIZE, 32 << 10), l2 = cache_bytes(_SC_LEVEL2_CACHE_SIZE, 512 << 10),
-               l3 = cache_bytes(_SC_LEVEL3_CACHE_SIZE, 8 << 20), beyond = std::max(6 * l3, 192.0 * (1 << 20));
-  const auto gbs = [&](double bytes) { return measure_bandwidth_gbs(threads, static_cast<size_t>(bytes)); };
-  return {{"L1", l1 * threads, gbs(l1 / 2)},
-          {"L2", l2 * threads, gbs(l2 / 2)},
-          {"L3", l3, std::max(gbs(std::max(l3 / 2 / threads, 1.5 * l2)), gbs(2 * l2))},
-          {"DRAM", std::numeric_limits<double>::infinity(), gbs(beyond / threads)}};
+/// What the first processor's caches hold, by level, leaving out that of instructions. The C library's figures are not
+/// used: on virtual machines its last level is that of the whole host.
+std::map<int, double> cache_bytes() {
+  std::map<int, double> found{{1, 32 << 10}, {2, 512 << 10}, {3, 8 << 20}};
+  for (int i = 0;; ++i) {
+    const auto read = [&](const char* what) {
+      std::ifstream file(fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/{}", i, what));
+      std::string text;
+      file >> text;
+      return text;
+    };
+    const std::string level = read("level"), size = read("size");
+    if (level.empty() || size.empty()) return found;
+    const double unit = size.back() == 'K' ? 1 << 10 : size.back() == 'M' ? 1 << 20 : 1;
+    if (read("type") != "Instruction") found[std::atoi(level.c_str())] = std::atof(size.c_str()) * unit;
+  }
 }
 
 std::string cpu_name() {
@@ -208,17 +210,27 @@ std::string cpu_name() {
 
 }  // namespace
 
-const MemoryLevel& Machine::level_of(double bytes) const {
-  return *std::find_if(levels.begin(), levels.end() - 1, [&](const MemoryLevel& l) { return bytes <= l.bytes; });
-}
-
+/// Caches are measured with arrays that fill half of them; the last, which others may share, also with the least that
+/// the one before does not hold.
 Machine describe_machine(int threads) {
   Machine m;
   m.cpu = cpu_name();
   m.cores = std::thread::hardware_concurrency();
   getloadavg(&m.load, 1);
   m.peak_gflops = measure_peak_gflops(threads);
-  m.levels = measure_levels(threads);
+  std::map<int, double> caches = cache_bytes();
+  const double l1 = caches[1], l2 = caches[2], l3 = caches[3], beyond = 6 * caches.rbegin()->second;
+  const auto gbs = [threads](double bytes) { return measure_bandwidth_gbs(threads, static_cast<size_t>(bytes)); };
+  m.levels = {{"L1", gbs(l1 / 2)},
+              {"L2", gbs(l2 / 2)},
+              {"L3", std::max(gbs(std::max(l3 / 2 / threads, 1.5 * l2)), gbs(2 * l2))},
+              {"DRAM", gbs(beyond / threads)}};
+  m.gbs_of = [=, known = std::map<double, double>()](double bytes) mutable {
+    const double each = std::clamp(bytes, 4096.0 * threads, beyond) / threads;
+    double& rate = known[each];
+    if (rate == 0) rate = gbs(each);
+    return rate;
+  };
   return m;
 }
 
