@@ -29,7 +29,6 @@ std::string row_id(const std::string& cell, const RecurrentSize& size, const cha
 using Run = rp::Captured<std::function<Tensors()>>;
 
 /// h of all steps, and in training the gradients too.
-
 Tensors results(const Recurrence& r, const Tensor& h) {
   Tensors all = r.gradients(h);
   all.insert(all.begin(), h.detach());

@@ -1,6 +1,7 @@
 #include "reprise/core/device.h"
 
 #include <charconv>
+#include <optional>
 
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
@@ -9,6 +10,7 @@
 namespace rp {
 namespace {
 
+// A function, since a switch that is wrong must throw where it is read and not where a thread begins.
 Device device_of_switch() {
   static const Device device = [] {
     const std::string text = switch_value("REPRISE_DEVICE");
@@ -17,9 +19,11 @@ Device device_of_switch() {
   return device;
 }
 
-thread_local Device thread_device = device_of_switch();
+constinit thread_local std::optional<Device> thread_device;
 
 }  // namespace
+
+void fail_index(int index) { fail("device: expected an index of 0 to 255, got {}", index); }
 
 std::string to_string(Device device) {
   return device.kind == DeviceKind::cpu ? "cpu" : "cuda:" + std::to_string(device.index);
@@ -36,9 +40,9 @@ Device parse_device(std::string_view text) {
   fail("device: expected cpu, cuda or cuda:N, got \"{}\"", text);
 }
 
-Device default_device() { return thread_device; }
+Device default_device() { return thread_device ? *thread_device : device_of_switch(); }
 
-DeviceScope::DeviceScope(Device device) : before_(thread_device) {
+DeviceScope::DeviceScope(Device device) : before_(default_device()) {
   engine.backend(device);
   thread_device = device;
 }

@@ -7,13 +7,19 @@ namespace rp {
 
 enum class DeviceKind : uint8_t { cpu, cuda };
 
+[[noreturn]] void fail_index(int index);
+
 /// Where elements lie and ops run.
 struct Device {
   DeviceKind kind = DeviceKind::cpu;
   uint8_t index = 0;
 
   static constexpr Device cpu() { return {}; }
-  static constexpr Device cuda(int index = 0) { return {DeviceKind::cuda, static_cast<uint8_t>(index)}; }
+  /// Throws for an index beyond 255.
+  static constexpr Device cuda(int index = 0) {
+    if (index < 0 || index > 255) fail_index(index);
+    return {DeviceKind::cuda, static_cast<uint8_t>(index)};
+  }
   bool operator==(const Device&) const = default;
 };
 

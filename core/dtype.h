@@ -28,6 +28,9 @@ constexpr bool is_floating(DType d) { return d >= DType::bf16; }
 /// Whether elements have 16 bits and are computed with as f32.
 constexpr bool is_short(DType d) { return d == DType::bf16 || d == DType::f16; }
 
+/// What elements are computed with.
+constexpr DType widened(DType d) { return is_short(d) ? DType::f32 : d; }
+
 /// The dtype that operands of both are converted to: the later one, but f32 for bf16 and f16.
 constexpr DType promoted(DType a, DType b) {
   if (is_short(a) && is_short(b) && a != b) return DType::f32;

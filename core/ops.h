@@ -1,6 +1,6 @@
 #pragma once
 // The public operations. Each runs at once, or is recorded, captured and fused; each has gradients of any order where
-// they make sense. Operands broadcast as in NumPy and are promoted to a common dtype (bool < i32 < i64 < f32 < f64; a
+// they make sense. Operands broadcast as in NumPy and are promoted to a common dtype (bool < i32 < i64 < bf16, f16 < f32 < f64, and f32 for bf16 with f16; a
 // C++ number adapts to the tensors it meets). Wrong shapes, axes and dtypes throw rp::Error with the line of the call.
 #include <optional>
 
@@ -40,7 +40,7 @@ Tensor from_blob(T* data, const Shape& shape, void (*release)(void*) = nullptr, 
 
 // ---- random: Philox, indexed by seed, position in program order and element ----
 
-/// Uniform in [low, high).
+/// Uniform in [low, high). Of 16 bits, such a number rounded: low and high must have that dtype to be kept to.
 Tensor uniform(const Shape& shape, double low = 0, double high = 1, DType dtype = DType::f32, Loc loc = Loc::current());
 /// Gaussian (Box-Muller).
 Tensor normal(const Shape& shape, double mean = 0, double stddev = 1, DType dtype = DType::f32,
@@ -174,7 +174,8 @@ Tensor scaled_dot_product_attention(In q, In k, In v, const Tensor& mask = {}, A
 
 Tensor softmax(In x, int axis = -1);
 Tensor log_softmax(In x, int axis = -1);
-/// Over the last axis: (x - mean) / sqrt(var + eps) * scale + shift; scale and shift: [n] or undefined.
+/// Over the last axis: (x - mean) / sqrt(var + eps) * scale + shift; scale and shift: [n] or undefined. All three are
+/// promoted to a common dtype.
 Tensor layer_norm(In x, const Tensor& scale = {}, const Tensor& shift = {}, double eps = 1e-5);
 /// Normalises `x` over every axis but `channel_axis` with the given statistics ([channels]).
 Tensor batch_norm(In x, In mean, In variance, const Tensor& scale, const Tensor& shift, int channel_axis,

@@ -21,7 +21,9 @@ TensorImpl* owner_in_block(Storage* s) {
   return reinterpret_cast<TensorImpl*>(reinterpret_cast<std::byte*>(s) - storage_at);
 }
 
-size_t block_bytes(const Storage& s) { return header_bytes + (s.is_inline ? s.bytes : 0); }
+size_t block_bytes(const Storage& s) { return header_bytes + s.room; }
+
+bool in_block(Storage& s) { return s.room && s.data == reinterpret_cast<std::byte*>(&s) - storage_at + header_bytes; }
 
 alignas(64) std::byte nothing[64];  // where empty tensors point
 
@@ -34,8 +36,9 @@ TensorImpl* make_block(const Layout* layout, size_t bytes, bool elements_inline)
   impl->storage = storage;
   storage->bytes = bytes;
   storage->device = layout->spec.device;
-  storage->is_inline = elements_inline;
-  if (elements_inline) storage->data = memory + header_bytes;
+  if (!elements_inline) return impl;
+  storage->room = bytes;
+  storage->data = memory + header_bytes;
   return impl;
 }
 
@@ -45,7 +48,7 @@ Tensor allocate(const Layout* packed) {
   const size_t bytes = packed->bytes();
   const bool small = bytes <= inline_bytes && packed->spec.device.kind == DeviceKind::cpu;
   Tensor t(make_block(packed, bytes, small && bytes));
-  if (!t.impl()->storage->is_inline) materialize(*t.impl()->storage, bytes);
+  if (!t.impl()->storage->room) materialize(*t.impl()->storage, bytes);
   return t;
 }
 
@@ -108,7 +111,7 @@ namespace {
 void release_data(Storage& s) noexcept {
   if (s.release)
     s.release(s.release_context);
-  else if (s.data && s.data != nothing && (!s.is_inline || s.moved))
+  else if (s.data && s.data != nothing && !in_block(s))
     engine.backend(s.device).release(s.data, s.bytes);
 }
 
@@ -122,26 +125,29 @@ TensorImpl* owner_of(Storage& storage) noexcept {
 bool is_movable(const Tensor& t) {
   engine.before_write(t);
   const Storage& s = *t.impl()->storage;
-  return t.impl()->owns_block && !s.release && s.refs.load(std::memory_order_relaxed) == 1;
+  return !s.release && s.refs.load(std::memory_order_relaxed) == 1;
 }
 
 void move_elements(const Tensor& t, Device device) {
+  if (t.device() == device) return;
   const Tensor there = bare_alias(t).to(device);
   TensorImpl& impl = *t.impl();
   Storage &s = *impl.storage, &other = *there.impl()->storage;
-  if (other.is_inline) {
+  if (in_block(other)) {
     const auto* elements = other.data;
     materialize(other, other.bytes);
     std::memcpy(other.data, elements, other.bytes);
   }
   release_data(s);
   s.data = std::exchange(other.data, nullptr);
+  s.bytes = other.bytes;
   s.device = device;
-  s.moved = true;
+  s.exposed = false;  // raw pointers led to what is gone now
   s.attached.reset();
   ++s.version;
   ++s.content;
   impl.layout = there.impl()->layout;
+  impl.offset = 0;
 }
 
 void attach(Storage& storage, std::unique_ptr<Attachment> attachment) {

@@ -42,8 +42,7 @@ struct Storage {
   std::byte* data = nullptr;
   size_t bytes = 0;
   Device device;
-  bool is_inline = false;            // the block has room for the data behind this struct ...
-  bool moved = false;                // ... but they are elsewhere by now
+  size_t room = 0;                   // bytes behind this struct in its block, where few elements lie at first
   std::atomic<bool> exposed{false};  // a raw pointer that may write has escaped
   void* recorder = nullptr;          // while pending: the recorder that knows it
   std::unique_ptr<Attachment> attached;
@@ -224,7 +223,7 @@ Tensor allocate_pending(const Layout* packed);
 void materialize(Storage& storage, size_t bytes);
 /// Takes it back.
 void dematerialize(Storage& storage) noexcept;
-/// Whether nobody but this tensor's handles knows its storage: no view, no adopted memory.
+/// Whether nobody but this tensor's handles knows its storage: no other view, no adopted memory.
 bool is_movable(const Tensor& t);
 /// Moves the elements to another device; all handles see them there. The tensor must be movable, and not there yet.
 void move_elements(const Tensor& t, Device device);

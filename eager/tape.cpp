@@ -248,7 +248,8 @@ bool Tensor::requires_grad() const noexcept {
 const Tensor& Tensor::set_requires_grad(bool on, Loc loc) const {
   At at(loc);
   layout();
-  if (on && !is_floating(dtype())) fail("set_requires_grad: expected f32 or f64, got {}", rp::to_string(spec()));
+  if (on && !is_floating(dtype()))
+    fail("set_requires_grad: expected a floating-point tensor, got {}", rp::to_string(spec()));
   if (requires_grad() && !(impl_->grad && impl_->grad->leaf))
     fail("set_requires_grad: {} is not a leaf; use detach()", rp::to_string(spec()));
   if (on || impl_->grad) state_of(*this).leaf = on;

@@ -3,6 +3,7 @@
 #include <map>
 #include <set>
 
+#include "reprise/core/fail.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/graph/passes.h"
 #include "reprise/graph/trace.h"
@@ -159,7 +160,11 @@ int32_t inline_body(GraphBuilder& builder, const Node& composite) {
     n.loc = composite.loc;
     map.push_back(builder.add(std::move(n)));
   }
-  return map[static_cast<size_t>(body.outputs[0])];
+  const int32_t value = map[static_cast<size_t>(body.outputs[0])];
+  const Spec &made = builder.graph()[value].layout->spec, &told = composite.layout->spec;
+  if (!(made == told))
+    fail("{}: its body gives {}, its shape rule {}", composite.op->name, to_string(made), to_string(told));
+  return value;
 }
 
 }  // namespace rp

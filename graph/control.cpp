@@ -392,7 +392,8 @@ Tensors bounded_while(const WhileCall& w) {
 Tensors run_while(const WhileCall& w) {
   const Tensors all = joined(w.carry, w.test.closed, w.step.closed);
   const auto wanted = [](const Tensor& t) { return is_floating(t.dtype()) && wants_grad(t); };
-  if (w.max_trips >= 0 && thread_state.grad && std::any_of(all.begin(), all.end(), wanted)) return bounded_while(w);
+  if (w.max_trips >= 0 && !w.carry.empty() && thread_state.grad && std::any_of(all.begin(), all.end(), wanted))
+    return bounded_while(w);
   const ControlAttrs attrs{.body = w.step.graph,
                            .other = w.test.graph,
                            .length = w.max_trips,

@@ -207,8 +207,8 @@ Tensor Recorder::record(const Call& call) {
   if (snapshots_ && reads_changed(call)) flush("elements changed through a raw pointer");
   if (current_->depth >= trie_.options.max_pending && call.op->kind != Kind::result) flush("the limit of pending ops");
   TraceOp* child = match(call);
-  const Layout* out = child ? nullptr : infer(call);  // a wrong call throws here and leaves the recording as it was
-  if (out && current_ != &trie_.root && out->spec.device != current_->out->spec.device) {
+  const Layout* out = child ? nullptr : infer_matched(call);
+  if (out && is_elsewhere(out)) {
     flush("an op on another device");
     child = match(call);
   }
@@ -220,13 +220,31 @@ Tensor Recorder::record(const Call& call) {
   return record_now(call, out);
 }
 
+// Whether something lies on another device than what this segment computes.
+bool Recorder::is_elsewhere(const Layout* layout) const {
+  return current_ != &trie_.root && layout->spec.device != current_->out->spec.device;
+}
+
 // The recorded op that stands where the call does, null if it has no such; then refs_ says what the operands are.
 TraceOp* Recorder::match(const Call& call) {
   if (state_ == State::matching)
     if (TraceOp* child = find_known_child(call)) return child;
+  // Before it binds operands, which would become inputs of a plan for the other device.
+  if (!call.inputs.empty() && is_elsewhere(call.inputs[0]->impl()->layout)) flush("an op on another device");
   refs_.clear();
   for (const Tensor* t : call.inputs) refs_.push_back(ref_of(*t));
   return state_ == State::matching ? find_child(call) : nullptr;
+}
+
+// The layout of the result of a call that `match` did not know. A wrong call throws and leaves the recording as it was;
+// what it has bound is forgotten where nothing else says which device the segment is for.
+const Layout* Recorder::infer_matched(const Call& call) {
+  try {
+    return infer(call);
+  } catch (...) {
+    if (current_ == &trie_.root) start_segment();
+    throw;
+  }
 }
 
 Tensor Recorder::defer(const Call& call, TraceOp& t) {

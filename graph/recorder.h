@@ -106,7 +106,9 @@ class Recorder {
   void drop_roots() noexcept;
   OperandRef ref_of(const Tensor& t);
   OperandRef bind_external(const Tensor& t);
+  bool is_elsewhere(const Layout* layout) const;
   TraceOp* match(const Call& call);
+  const Layout* infer_matched(const Call& call);
   TraceOp* find_child(const Call& call);
   TraceOp* find_known_child(const Call& call);
   bool stands_at(const OperandRef& where, const Tensor& t) const;
@@ -132,6 +134,7 @@ class Recorder {
   const LeafPlan* build_plan(Leaf& leaf, TraceOp& end, std::vector<int32_t> live);
   void bind();
   const LeafPlan* plan_for(TraceOp& end);
+  const LeafPlan* install(Leaf& leaf, std::unique_ptr<LeafPlan> plan);
   const LeafPlan* await_plan(Leaf& leaf, double wait_ms);
   void try_plan(Leaf& leaf);
   void refuse(Leaf& leaf, std::string why);

@@ -70,10 +70,8 @@ const LeafPlan* Recorder::build_plan(Leaf& leaf, TraceOp& end, std::vector<int32
     refuse(leaf, error.what());
     return nullptr;
   }
-  leaf.plan = std::move(plan);
-  ++trie_.stats.plan_builds;
   trie_.stats.compile_ms += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-  return leaf.plan.get();
+  return install(leaf, std::move(plan));
 }
 
 // Takes the plan that another thread makes, if that is done in time.
@@ -90,7 +88,12 @@ const LeafPlan* Recorder::await_plan(Leaf& leaf, double wait_ms) {
     refuse(leaf, error.what());
     return nullptr;
   }
-  leaf.plan = std::move(coming.plan);
+  return install(leaf, std::move(coming.plan));
+}
+
+const LeafPlan* Recorder::install(Leaf& leaf, std::unique_ptr<LeafPlan> plan) {
+  leaf.plan = std::move(plan);
+  leaf.contest = {};  // against the new plan, from the start
   ++trie_.stats.plan_builds;
   return leaf.plan.get();
 }
@@ -104,13 +107,14 @@ void Recorder::try_plan(Leaf& leaf) {
   const double ns = std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
   double& least = by_plan ? contest.plan_ns : contest.ops_ns;
   least = contest.runs <= 2 ? ns : std::min(least, ns);
-  if (contest.runs == Contest::enough && contest.plan_ns > contest.ops_ns)
-    refuse(leaf, fmt::format("it takes {:.1f} us, its ops one by one {:.1f} us", contest.plan_ns / 1e3,
-                             contest.ops_ns / 1e3));
+  if (contest.runs < Contest::enough || contest.plan_ns <= contest.ops_ns) return;
+  leaf.plan = nullptr;
+  refuse(leaf,
+         fmt::format("it takes {:.1f} us, its ops one by one {:.1f} us", contest.plan_ns / 1e3, contest.ops_ns / 1e3));
 }
 
+// From now on the path gets no other plan; one that it has serves where it fits.
 void Recorder::refuse(Leaf& leaf, std::string why) {
-  leaf.plan = nullptr;
   leaf.refusal = std::move(why);
   trie_.note("no plan: " + leaf.refusal);
 }
@@ -132,10 +136,10 @@ const LeafPlan* Recorder::plan_for(TraceOp& end) {
   if (leaf.coming && !await_plan(leaf, 0)) return nullptr;
   const bool level_fits = leaf.plan && leaf.plan->level == wanted_level();
   if (level_fits && keeps_all_held(*leaf.plan)) return leaf.plan.get();
+  if (!leaf.refusal.empty()) return nullptr;
   std::vector<int32_t> live;
   for (int32_t s = 0; s < static_cast<int32_t>(roots_.size()); ++s)
     if (held(s)) live.push_back(s);
-  if (!leaf.refusal.empty()) return nullptr;
   if (leaf.plan) {  // values outlive the segment that did not before: the plan keeps all of them from now on
     std::vector<int32_t> all;
     std::set_union(live.begin(), live.end(), leaf.plan->live.begin(), leaf.plan->live.end(), std::back_inserter(all));

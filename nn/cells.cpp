@@ -50,11 +50,15 @@ bool GatedCell::begin(const Tensor& x) const {
   return true;
 }
 
-Tensor GatedCell::zero_state(int64_t batch, int64_t width) const { return zeros({batch, width}, weights_.dtype); }
+Device GatedCell::device() const { return input_weight().defined() ? input_weight().device() : default_device(); }
+
+Tensor GatedCell::zero_state(int64_t batch, int64_t width) const {
+  const DeviceScope on(device());
+  return zeros({batch, width}, weights_.dtype);
+}
 
 void GatedCell::make(Lazy place, const Shape& shape, const Init& init) const {
-  const Device device = input_weight().defined() ? input_weight().device() : default_device();
-  create(place, shape, [&](const Shape& s) { return init(s).to(weights_.dtype); }, device);
+  create(place, shape, [&](const Shape& s) { return init(s).to(weights_.dtype); }, device());
 }
 
 }  // namespace detail

@@ -40,6 +40,7 @@ class GatedCell : public Module {
   Tensor input_weight() const { return value(input_weight_); }
   Tensor recurrent_weight() const { return value(recurrent_weight_); }
   Tensor bias() const { return bias_ ? value(*bias_) : Tensor(); }
+  Device device() const;
   Tensor zero_state(int64_t batch, int64_t width) const;
   /// Creates one more parameter, in the dtype of the cell.
   void make(Lazy place, const Shape& shape, const Init& init) const;

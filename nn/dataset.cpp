@@ -107,6 +107,7 @@ class Gather : public BatchStream {
   void apply_maps(Tensors& batch) const {
     ModeGuard eager(Mode::eager);
     NoGrad no_grad;
+    const DeviceScope home(Device::cpu());  // as the batches are, and the same with and without a thread for them
     GeneratorGuard random(mix(mix(plan_.seed, epoch_), index_));
     for (const auto& f : plan_.maps) batch = f(batch);
   }

@@ -43,7 +43,7 @@ void GradScaler::unscale(Optimizer& optimizer, Loc loc) {
   for (const Tensor& p : parameters) {
     const Tensor g = p.grad();
     if (!g.defined()) continue;
-    const Tensor divided = g * (1 / scale_), nothing = sum(cast(divided, DType::f32) * 0);
+    const Tensor divided = g * (1 / scale_), nothing = cast(sum(divided * 0), DType::f32);
     p.set_grad(divided);
     witness = witness.defined() ? witness + nothing.to(witness.device()) : nothing;
   }

@@ -97,7 +97,11 @@ Init orthogonal(double gain) {
     if (s.rank() < 2) fail("orthogonal: expected two axes or more, got shape {}", to_string(s));
     const int64_t count = element_count(s), rows = s[0], columns = rows ? count / rows : 0;
     const bool wide = rows <= columns;
-    std::vector<double> m = rp::normal(s, 0, 1, DType::f64).to_vector<double>();
+    std::vector<double> m;
+    {
+      const DeviceScope home(Device::cpu());  // devices differ in their f64 functions
+      m = rp::normal(s, 0, 1, DType::f64).to_vector<double>();
+    }
     orthonormalise(m, wide ? rows : columns, wide ? columns : rows);
     std::vector<float> values(m.size());
     for (int64_t i = 0; i < count; ++i) {

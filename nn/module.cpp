@@ -140,7 +140,10 @@ void Module::to(Device device, Loc loc) const {
   At at(loc);
   NamedTensors all = parameters();
   for (auto& named : buffers()) all.push_back(std::move(named));
-  std::erase_if(all, [&](const auto& named) { return named.second.device() == device; });
+  std::unordered_set<const void*> seen;  // one tensor may be parameter and buffer
+  std::erase_if(all, [&](const auto& named) {
+    return named.second.device() == device || !seen.insert(named.second.impl()).second;
+  });
   for (const auto& [name, t] : all)
     if (!is_movable(t)) fail("to: somebody holds a view of \"{}\", which cannot move to {}", name, to_string(device));
   const NoGrad silent;

@@ -32,6 +32,9 @@ void check_sgd(const SgdOptions& options, const Loc& loc) {
   if (options.nesterov && options.momentum == 0) fail("sgd: nesterov needs a momentum, got 0");
 }
 
+/// As it is computed with and kept as state: steps of 16-bit parameters, and Adam's eps, would round to nothing.
+Tensor wide(const Tensor& t) { return t.to(widened(t.dtype())); }
+
 /// Moves both moments towards the gradient; the step's factors depend on how many steps there were.
 struct Moments {
   double step, root;  // p -= m * step / (sqrt(v) * root + eps)
@@ -40,8 +43,8 @@ struct Moments {
 template <class Slot, class Options>
 Moments advance(Slot& slot, const Tensor& g, const Options& o) {
   if (!slot.first.defined()) {
-    slot.first = zeros_like(slot.param);
-    slot.second = zeros_like(slot.param);
+    slot.first = zeros_like(g);
+    slot.second = zeros_like(g);
   }
   ++slot.steps;
   const auto t = static_cast<double>(slot.steps);
@@ -111,7 +114,7 @@ void Optimizer::step(Loc loc) {
   for (Slot& slot : slots_) {
     for (Tensor* state : {&slot.first, &slot.second})  // follows its parameter to another device
       if (state->defined()) *state = state->to(slot.param.device());
-    if (Tensor g = slot.param.grad(); g.defined()) update(slot, std::move(g));
+    if (const Tensor g = slot.param.grad(); g.defined()) slot.param.copy_(updated(slot, wide(slot.param), wide(g)));
   }
 }
 
@@ -124,16 +127,15 @@ Sgd::Sgd(const Tensors& parameters, SgdOptions options, Loc loc)
   check_sgd(options, loc);
 }
 
-void Sgd::update(Slot& slot, Tensor g) {
+Tensor Sgd::updated(Slot& slot, const Tensor& p, Tensor g) {
   const SgdOptions& o = options_;
-  const Tensor& p = slot.param;
   if (o.weight_decay != 0) g = g + p * o.weight_decay;
   if (o.momentum != 0) {
     if (!slot.first.defined()) slot.first = zeros_like(p);
     slot.first.copy_(slot.first * o.momentum + g);
     g = o.nesterov ? g + slot.first * o.momentum : slot.first;
   }
-  p.copy_(p - g * o.lr);
+  return p - g * o.lr;
 }
 
 Adam::Adam(const Module& module, AdamOptions options) : Optimizer("adam", module), options_(options) {}
@@ -141,11 +143,10 @@ Adam::Adam(const Module& module, AdamOptions options) : Optimizer("adam", module
 Adam::Adam(const Tensors& parameters, AdamOptions options, Loc loc)
     : Optimizer("adam", parameters, loc), options_(options) {}
 
-void Adam::update(Slot& slot, Tensor g) {
-  const Tensor& p = slot.param;
+Tensor Adam::updated(Slot& slot, const Tensor& p, Tensor g) {
   if (options_.weight_decay != 0) g = g + p * options_.weight_decay;
   Moments m = advance(slot, g, options_);
-  p.copy_(p - slot.first * m.step / (sqrt(slot.second) * m.root + options_.eps));
+  return p - slot.first * m.step / (sqrt(slot.second) * m.root + options_.eps);
 }
 
 AdamW::AdamW(const Module& module, AdamWOptions options) : Optimizer("adamw", module), options_(options) {}
@@ -153,11 +154,10 @@ AdamW::AdamW(const Module& module, AdamWOptions options) : Optimizer("adamw", mo
 AdamW::AdamW(const Tensors& parameters, AdamWOptions options, Loc loc)
     : Optimizer("adamw", parameters, loc), options_(options) {}
 
-void AdamW::update(Slot& slot, Tensor g) {
-  const Tensor& p = slot.param;
+Tensor AdamW::updated(Slot& slot, const Tensor& p, Tensor g) {
   Moments m = advance(slot, g, options_);
   const double keep = 1 - options_.lr * options_.weight_decay;
-  p.copy_(p * keep - slot.first * m.step / (sqrt(slot.second) * m.root + options_.eps));
+  return p * keep - slot.first * m.step / (sqrt(slot.second) * m.root + options_.eps);
 }
 
 }  // namespace rp

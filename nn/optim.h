@@ -25,7 +25,7 @@ class Optimizer {
  protected:
   struct Slot {
     Tensor param;
-    Tensor first, second;  // the optimiser's own state
+    Tensor first, second;  // the optimiser's own state, f32 for parameters of 16 bits
     int64_t steps = 0;
   };
 
@@ -33,7 +33,8 @@ class Optimizer {
   Optimizer(const char* name, const Tensors& parameters, const Loc& loc);
 
  private:
-  virtual void update(Slot& slot, Tensor g) = 0;
+  /// The parameter after a step, from its value and gradient, which come as f32 if they have 16 bits.
+  virtual Tensor updated(Slot& slot, const Tensor& p, Tensor g) = 0;
   void refresh();
   void check_registered() const;
 
@@ -58,7 +59,7 @@ class Sgd : public Optimizer {
   SgdOptions& options() { return options_; }
 
  private:
-  void update(Slot& slot, Tensor g) override;
+  Tensor updated(Slot& slot, const Tensor& p, Tensor g) override;
 
   SgdOptions options_;
 };
@@ -77,7 +78,7 @@ class Adam : public Optimizer {
   AdamOptions& options() { return options_; }
 
  private:
-  void update(Slot& slot, Tensor g) override;
+  Tensor updated(Slot& slot, const Tensor& p, Tensor g) override;
 
   AdamOptions options_;
 };
@@ -96,7 +97,7 @@ class AdamW : public Optimizer {
   AdamWOptions& options() { return options_; }
 
  private:
-  void update(Slot& slot, Tensor g) override;
+  Tensor updated(Slot& slot, const Tensor& p, Tensor g) override;
 
   AdamWOptions options_;
 };

@@ -19,6 +19,7 @@ TEST_CASE("devices have names that read back", "[devices]") {
   for (const char* wrong : {"", "gpu", "cuda:", "cuda:x", "cuda:300", "cuda:-1", "cpu:0"})
     CHECK_THROWS_WITH(parse_device(wrong), Contains("expected cpu, cuda or cuda:N"));
   CHECK(to_string(Spec{DType::f32, {2, 3}, Device::cuda()}) == "f32[2,3]@cuda:0");
+  for (const int wrong : {-1, 256}) CHECK_THROWS_WITH(Device::cuda(wrong), Contains("expected an index of 0 to 255"));
 }
 
 TEST_CASE("a tensor that is on the CPU already does not move", "[devices]") {

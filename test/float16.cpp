@@ -250,7 +250,27 @@ TEST_CASE("gradients through 16-bit floats are near those of f32", "[float16]") 
   }
 }
 
-TEST_CASE("parameters of 16 bits are trained, with state like theirs", "[float16]") {
+TEST_CASE("an optimiser takes small and vanishing gradients of 16-bit parameters", "[float16]") {
+  for (const DType d : short_dtypes) {
+    const Tensor p = short_tensor({1, 1, 1}, d), g = short_tensor({0, 1e-4f, 1}, d);
+    p.set_requires_grad();
+    Adam adam({p}, {.lr = 0.125});
+    for (int i = 0; i < 2; ++i) {
+      adam.zero_grad();
+      sum(p * g).backward();
+      adam.step();
+    }
+    CHECK(floats(p) == std::vector<float>{1, 0.75f, 0.75f});
+  }
+}
+
+TEST_CASE("extremes beyond what 16 bits can count share the gradient", "[float16]") {
+  const Tensor x = full({70000}, 2, DType::f16).set_requires_grad();
+  max(x * 1024).backward();
+  CHECK(floats(x.grad())[69999] == Approx(1024.0 / 70000).epsilon(0.01));
+}
+
+TEST_CASE("parameters of 16 bits are trained, with state of 32", "[float16]") {
   for (DType d : short_dtypes) {
     Tensor p = short_tensor({1, -2, 3}, d);
     p.set_requires_grad();

@@ -106,3 +106,24 @@ TEST_CASE("verify compares a plan that reads a large weight before it writes it"
   }
   CHECK(f.stats().verified == 3);
 }
+
+TEST_CASE("layer_norm promotes its operands", "[ops]") {
+  const Tensor x = normal({4, 256}), scale = uniform({256}, 1, 2, DType::f64), shift = ones({256});
+  const Tensor want = layer_norm(x.to(DType::f64), scale, shift.to(DType::f64)), y = layer_norm(x, scale, shift);
+  CHECK(y.dtype() == DType::f64);
+  CHECK(y.to_vector<double>() == want.to_vector<double>());
+  CHECK(layer_norm(x.to(DType::f16), {}, shift).dtype() == DType::f32);
+  CHECK(layer_norm(x.to(DType::bf16), scale, shift).dtype() == DType::f64);
+}
+
+TEST_CASE("a loop that carries nothing may be bounded where gradients are wanted", "[control]") {
+  const Tensor w = leaf({1, 2});
+  int traced = 0;
+  const auto stop = [&](const Tensors&) { return sum(w) < 0; };
+  const auto nothing = [&](const Tensors& in) {
+    ++traced;
+    return in;
+  };
+  CHECK(while_loop(stop, nothing, Tensors{}, {.max_trips = 3}).empty());
+  CHECK(traced > 0);
+}

@@ -89,17 +89,21 @@ Tensor log_softmax(In x, int axis) { return along_axis(log_softmax_op, x, axis);
 
 Tensor layer_norm(In x, const Tensor& scale, const Tensor& shift, double eps) {
   At at(x.loc);
-  const Tensor v = is_floating(x->dtype()) ? x.tensor : cast(x, DType::f32);
+  DType dtype = is_floating(x->dtype()) ? x->dtype() : DType::f32;
+  for (const Tensor* t : {&scale, &shift})
+    if (t->defined()) dtype = promoted(dtype, t->dtype());
+  const Tensor v = cast(x, dtype), s = scale.defined() ? cast(scale, dtype) : scale,
+               b = shift.defined() ? cast(shift, dtype) : shift;
   if (!v.rank()) fail("layer_norm: expected at least one axis, got {}", to_string(x->spec()));
   check_vector("layer_norm", "a scale", scale, v.shape().back());
   check_vector("layer_norm", "a shift", shift, v.shape().back());
   const EpsAttrs attrs{std::bit_cast<int64_t>(eps)};
   if (!v.numel()) return v;
-  if (!scale.defined()) {
+  if (!s.defined()) {
     const Tensor y = call(layer_norm_op, {&v}, attrs);
-    return shift.defined() ? y + shift : y;
+    return b.defined() ? y + b : y;
   }
-  return shift.defined() ? call(layer_norm_op, {&v, &scale, &shift}, attrs) : call(layer_norm_op, {&v, &scale}, attrs);
+  return b.defined() ? call(layer_norm_op, {&v, &s, &b}, attrs) : call(layer_norm_op, {&v, &s}, attrs);
 }
 
 Tensor batch_norm(In x, In mean, In variance, const Tensor& scale, const Tensor& shift, int channel_axis, double eps) {

@@ -33,12 +33,12 @@ Tensors sum_gradient(const GradCall& c) { return {kept(c.dy(), c).expand(c.input
 // Equal extremes share the gradient evenly.
 Tensors extreme_gradient(const GradCall& c) {
   const Tensor x = c.input(0);
-  const Tensor hit = cast(x == kept(c.output(), c), x.dtype());
+  const Tensor hit = cast(x == kept(c.output(), c), widened(x.dtype()));  // 16 bits could not count them
   Dims axes;
   for (int i = 0; i < x.rank(); ++i)
     if (c.attrs().as<ReduceAttrs>().axes >> i & 1) axes.push_back(i);
   const Tensor count = axes.rank() ? sum(hit, axes, true) : hit;
-  return {hit * (kept(c.dy(), c) / count)};
+  return {cast(hit * (kept(c.dy(), c) / count), x.dtype())};
 }
 
 const Layout* arg_shape(const ShapeCall& c) {
