@@ -1,6 +1,5 @@
 #include "reprise/bench/machine.h"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include <map>
 #include <thread>
 
+#include "reprise/backends/cpu/caches.h"
 #include "reprise/backends/cpu/memory.h"
 
 #if defined(__x86_64__)
@@ -183,24 +183,6 @@ double measure_bandwidth_gbs(int threads, size_t bytes_a_thread) {
   return best;
 }
 
-/// What the first processor's caches hold, by level, leaving out that of instructions. The C library's figures are not
-/// used: on virtual machines its last level is that of the whole host.
-std::map<int, double> cache_bytes() {
-  std::map<int, double> found{{1, 32 << 10}, {2, 512 << 10}, {3, 8 << 20}};
-  for (int i = 0;; ++i) {
-    const auto read = [&](const char* what) {
-      std::ifstream file(fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/{}", i, what));
-      std::string text;
-      file >> text;
-      return text;
-    };
-    const std::string level = read("level"), size = read("size");
-    if (level.empty() || size.empty()) return found;
-    const double unit = size.back() == 'K' ? 1 << 10 : size.back() == 'M' ? 1 << 20 : 1;
-    if (read("type") != "Instruction") found[std::atoi(level.c_str())] = std::atof(size.c_str()) * unit;
-  }
-}
-
 std::string cpu_name() {
   std::ifstream info("/proc/cpuinfo");
   for (std::string line; std::getline(info, line);)
@@ -218,8 +200,8 @@ Machine describe_machine(int threads) {
   m.cores = std::thread::hardware_concurrency();
   getloadavg(&m.load, 1);
   m.peak_gflops = measure_peak_gflops(threads);
-  std::map<int, double> caches = cache_bytes();
-  const double l1 = caches[1], l2 = caches[2], l3 = caches[3], beyond = 6 * caches.rbegin()->second;
+  const auto l1 = static_cast<double>(rp::cache_bytes(1)), l2 = static_cast<double>(rp::cache_bytes(2)),
+             l3 = static_cast<double>(rp::cache_bytes(3)), beyond = 6 * static_cast<double>(rp::cache_bytes(0));
   const auto gbs = [threads](double bytes) { return measure_bandwidth_gbs(threads, static_cast<size_t>(bytes)); };
   m.levels = {{"L1", gbs(l1 / 2)},
               {"L2", gbs(l2 / 2)},

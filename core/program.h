@@ -96,6 +96,7 @@ struct ProgramOperand {
   DType dtype;
   Access access;
   bool written = false;
+  bool streamed = false;  // stores may pass the caches by; needs addresses of whole vectors
   bool operator==(const ProgramOperand&) const = default;
 };
 

@@ -380,13 +380,6 @@ void Recorder::run_pending(std::string_view reason) {
   pending_.clear();
 }
 
-std::vector<const TraceOp*> Recorder::path_to(const TraceOp* end) const {
-  std::vector<const TraceOp*> path;
-  for (const TraceOp* t = end; t->parent; t = t->parent) path.push_back(t);
-  std::reverse(path.begin(), path.end());
-  return path;
-}
-
 // Computes one pending op; its result goes into the pending storage that waits for it, if somebody still holds that.
 Tensor Recorder::run_one(const TraceOp& t, size_t first_scalar, const std::vector<Tensor>& values) {
   const Tensor* few[8];

@@ -42,6 +42,13 @@ Level Recorder::wanted_level() const {
   return mode() == Mode::verify ? Level::exact : trie_.options.level.value_or(level());
 }
 
+std::vector<const TraceOp*> Recorder::path_to(const TraceOp* end) const {
+  std::vector<const TraceOp*> path;
+  for (const TraceOp* t = end; t->parent; t = t->parent) path.push_back(t);
+  std::reverse(path.begin(), path.end());
+  return path;
+}
+
 const LeafPlan* Recorder::build_plan(Leaf& leaf, TraceOp& end, std::vector<int32_t> live) {
   const std::optional<Span> shown = span("compile", "plan of {} ops", end.depth);
   const auto start = std::chrono::steady_clock::now();

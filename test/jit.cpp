@@ -73,8 +73,9 @@ class Generator {
   int add_operand(bool written) {
     DType dtype = random_.among({DType::f32, DType::f32, DType::f32, DType::i32, DType::i32, DType::boolean,
                                  DType::boolean, DType::f16, DType::bf16});
-    program_.operands.push_back(
-        {dtype, random_.chance(written ? 6 : 30) ? Access::broadcast : Access::contiguous, written});
+    const Access access = random_.chance(written ? 6 : 30) ? Access::broadcast : Access::contiguous;
+    const bool streamed = written && access == Access::contiguous && size_of(dtype) == 4 && random_.chance(30);
+    program_.operands.push_back({dtype, access, written, streamed});
     return static_cast<int>(program_.operands.size() - 1);
   }
 
@@ -242,7 +243,8 @@ class Trial {
   /// The first written operand of a kind may be the same memory as one that is read.
   bool share(size_t k) {
     const ProgramOperand& operand = program_.operands[k];
-    if (!operand.written || operand.access == Access::broadcast || !random_.chance(50)) return false;
+    if (!operand.written || operand.streamed || operand.access == Access::broadcast || !random_.chance(50))
+      return false;
     for (size_t j = 0; j < k; ++j) {
       const ProgramOperand& other = program_.operands[j];
       bool taken = std::find(shared_.begin(), shared_.end(), j) != shared_.end();
@@ -263,10 +265,12 @@ class Trial {
     int64_t width = moves ? args_.columns * size : size;
     int64_t stride = width + (random_.chance(50) ? 0 : size * random_.below(5));
     if (!operand.written && random_.chance(20)) stride = 0;
+    if (operand.streamed) stride = whole_vectors(stride);
     args_.row_strides[k] = stride;
     int64_t extent = args_.rows ? (args_.rows - 1) * stride + width : 0;
-    args_.pointers[k] = fill(type_of(operand.dtype), operand.dtype, extent);
+    args_.pointers[k] = fill(type_of(operand.dtype), operand.dtype, operand.streamed ? whole_vectors(extent) : extent);
   }
+  static int64_t whole_vectors(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
   void place_accumulator(size_t k) {
     int64_t extent = program_.column_form ? 16 * args_.columns * 4 : args_.rows * 64;

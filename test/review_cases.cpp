@@ -127,3 +127,20 @@ TEST_CASE("a loop that carries nothing may be bounded where gradients are wanted
   CHECK(while_loop(stop, nothing, Tensors{}, {.max_trips = 3}).empty());
   CHECK(traced > 0);
 }
+
+TEST_CASE("results that are too large for the caches are the same bits", "[capture]") {
+  const int64_t n = 9'000'001;  // of three arrays together
+  const Tensor x = normal({n}), y = normal({n});
+  auto f = capture([](const Tensor& a, const Tensor& b) { return (a + b) * a - 1; });
+  for (int i = 0; i < 3; ++i) {
+    const Tensor whole = f(x, y), odd = f(x.slice(0, 1, n), y.slice(0, 1, n));
+    for (const int64_t at : {int64_t{0}, n / 2, n - 1000}) {
+      const ModeGuard eager(Mode::eager);
+      const Tensor a = x.slice(0, at, at + 1000), b = y.slice(0, at, at + 1000), want = (a + b) * a - 1;
+      CHECK(whole.slice(0, at, at + 1000).to_vector<float>() == want.to_vector<float>());
+      if (at) CHECK(odd.slice(0, at - 1, at + 999).to_vector<float>() == want.to_vector<float>());
+    }
+  }
+  const Tensor wide = normal({9000, 1024}), rows = softmax(wide);
+  CHECK(rows[8999].to_vector<float>() == softmax(wide.slice(0, 8999, 9000))[0].to_vector<float>());
+}

@@ -187,6 +187,7 @@ void AccessCode::pack(const Xbyak::Xmm& to, const Vec& value) {
 }
 
 void AccessCode::store_contiguous(int operand, const Vec& value, const Vec& spare) {
+  if (part_ == Part::main && program_.operands[operand].streamed) return vmovntps(element(operand), value);
   if (is_lane(operand)) return store_lanes(element(operand), value);
   if (!is_bool(operand)) return store_short(operand, value, spare);
   if (avx512_) {

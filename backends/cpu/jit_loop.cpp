@@ -108,6 +108,8 @@ void LoopCode::leave() {
   // Only now is it known how many slots there are.
   uint32_t size = (Frame::slots + allocation_.slots() * vector_bytes_ + 63) / 64 * 64;
   std::memcpy(buffer_ + frame_size_at_, &size, 4);
+  const auto& operands = program_.operands;
+  if (std::any_of(operands.begin(), operands.end(), [](const ProgramOperand& o) { return o.streamed; })) sfence();
   vzeroupper();
   mov(rsp, ptr[rsp + Frame::saved_stack]);
   for (size_t k = saved_.size(); k-- > 0;) pop(Xbyak::Reg64(saved_[k]));

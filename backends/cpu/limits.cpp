@@ -1,13 +1,12 @@
 #include "reprise/backends/cpu/limits.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <map>
 #include <mutex>
 #include <vector>
 
+#include "reprise/backends/cpu/caches.h"
 #include "reprise/backends/cpu/gemm.h"
 #include "reprise/backends/cpu/memory.h"
 #include "reprise/backends/cpu/threads.h"
@@ -107,10 +106,7 @@ double fork_seconds() {
 
 }  // namespace
 
-size_t cpu_cache_size() {
-  static const long level2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  return static_cast<size_t>(level2 > 0 ? level2 : 512 << 10) / 2;
-}
+size_t cpu_cache_size() { return cache_bytes(2) / 2; }
 
 Limits cpu_limits(Backend& backend, bool all_threads) {
   static std::mutex mutex;

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <limits>
 
+#include "reprise/backends/cpu/caches.h"
 #include "reprise/backends/cpu/region_kernels.h"
 #include "reprise/core/fail.h"
 
@@ -30,6 +31,57 @@ std::unique_ptr<RegionKernel> compile_region(Backend& backend, const Region& reg
 CompiledStage compile_stage(Backend& backend, const Stage& stage) {
   const auto cost = static_cast<int64_t>(stage.program.insts.size());
   return {stage, backend.compile(stage.program), std::max<int64_t>(1, cost)};
+}
+
+namespace {
+
+// Bytes that all members of a region read and write.
+double moved_bytes(const Region& region) {
+  double bytes = 0;
+  for (const RegionOperand& o : region.operands) bytes += static_cast<double>(o.layout->bytes());
+  return bytes * static_cast<double>(region.members.size());
+}
+
+// Contiguous operands of the region, of 32 bits, that are only written.
+bool mark_streamed(Program& program, const std::vector<StageSlot>& slots) {
+  bool any = false;
+  for (size_t k = 0; k < program.operands.size(); ++k) {
+    if (slots[k].kind != StageSlot::Kind::operand) continue;
+    ProgramOperand& o = program.operands[k];
+    const bool read = std::any_of(program.insts.begin(), program.insts.end(),
+                                  [k](const Inst& i) { return i.op == Ir::load && i.imm == k; });
+    o.streamed = o.written && !read && o.access == Access::contiguous && rp::size_of(o.dtype) == 4;
+    any |= o.streamed;
+  }
+  return any;
+}
+
+constexpr int64_t vector_bytes = 64;
+
+bool lies_in_vectors(const KernelArgs& args, const Program& program) {
+  for (size_t k = 0; k < program.operands.size(); ++k) {
+    if (!program.operands[k].streamed) continue;
+    if (reinterpret_cast<uintptr_t>(args.pointers[k]) % vector_bytes) return false;
+    if (args.rows > 1 && args.row_strides[k] % vector_bytes) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+CompiledStage compile_stage(Backend& backend, const Stage& stage, const Region& region) {
+  CompiledStage s = compile_stage(backend, stage);
+  // A quarter of the last cache is left to what else goes on.
+  if (moved_bytes(region) < 0.75 * static_cast<double>(cache_bytes(0))) return s;
+  Program program = stage.program;
+  if (mark_streamed(program, stage.slots)) s.streaming = backend.compile(program);
+  return s;
+}
+
+void CompiledStage::run(KernelArgs& args) const {
+  const Compiled& form = streaming && lies_in_vectors(args, streaming->program) ? *streaming : *compiled;
+  args.context = form.context;
+  form.run(&args);
 }
 
 RowCursor::RowCursor(const Nest& nest, const Nest::Steps& steps, size_t element)
@@ -124,6 +176,44 @@ void combine_lanes(std::byte* lanes, int64_t count, Combine combine, Type type) 
       halve([](T a, T b) { return combined(Combine::sum, a, b); });
     else
       halve([combine](T a, T b) { return combined(combine, a, b); });
+  });
+}
+
+namespace {
+
+template <Combine combine, class T>
+void combine_each_row(const T* lanes, int64_t rows, T* results) {
+  for (int64_t i = 0; i < rows; ++i) {
+    T x[rp::lanes];
+    std::copy_n(lanes + i * rp::lanes, rp::lanes, x);
+    const auto halve = [&]<int n>(std::integral_constant<int, n>) {
+      for (int k = 0; k < n; ++k) x[k] = combined(combine, x[k], x[k + n]);
+    };
+    halve(std::integral_constant<int, 8>());
+    halve(std::integral_constant<int, 4>());
+    halve(std::integral_constant<int, 2>());
+    halve(std::integral_constant<int, 1>());
+    results[i] = x[0];
+  }
+}
+
+}  // namespace
+
+void combine_rows(const std::byte* lanes, int64_t rows, Combine combine, Type type, std::byte* results) {
+  visit_type(type, [&]<class T>(T) {
+    const auto rows_by = [&]<Combine c>(std::integral_constant<Combine, c>) {
+      combine_each_row<c>(reinterpret_cast<const T*>(lanes), rows, reinterpret_cast<T*>(results));
+    };
+    switch (combine) {
+      case Combine::sum:
+        return rows_by(std::integral_constant<Combine, Combine::sum>());
+      case Combine::product:
+        return rows_by(std::integral_constant<Combine, Combine::product>());
+      case Combine::max:
+        return rows_by(std::integral_constant<Combine, Combine::max>());
+      case Combine::min:
+        return rows_by(std::integral_constant<Combine, Combine::min>());
+    }
   });
 }
 

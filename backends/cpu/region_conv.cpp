@@ -115,7 +115,6 @@ class ConvKernel final : public RegionKernel {
     KernelArgs args;
     args.columns = columns;
     args.scalars = block.call->scalars;
-    args.context = self.stage_->compiled->context;
     args.index_row = static_cast<uint32_t>(self.nest_.columns);
     for (const int64_t last = row + rows; row < last; row += args.rows) {
       const int64_t outer = row / self.nest_.rows, first = row - outer * self.nest_.rows;
@@ -127,7 +126,7 @@ class ConvKernel final : public RegionKernel {
                            (planted(Defect::conv_block) ? 0 : first) * c.row() + column * c.column();
         args.row_strides[k] = c.row();
       }
-      self.stage_->compiled->run(&args);
+      self.stage_->run(args);
     }
   }
 

@@ -175,7 +175,6 @@ class GemmKernel final : public RegionKernel {
     args.rows = shape_.m;
     args.columns = columns;
     args.scalars = call.scalars + region_.scalars;
-    args.context = after_->compiled->context;
     args.index = static_cast<uint32_t>(column);
     args.index_row = static_cast<uint32_t>(shape_.n / region_.groups);
     for (size_t k = 0; k < after_->stage.slots.size(); ++k) {
@@ -184,7 +183,7 @@ class GemmKernel final : public RegionKernel {
       args.pointers[k] = call.pointers[region_.operands.size() + operand] + column * s.column;
       args.row_strides[k] = s.row;
     }
-    after_->compiled->run(&args);
+    after_->run(args);
   }
 
   static void run_epilogue(const void* context, int64_t row, int64_t rows, int64_t column, int64_t columns) {
@@ -194,7 +193,6 @@ class GemmKernel final : public RegionKernel {
     args.rows = rows;
     args.columns = columns;
     args.scalars = block.call->scalars;
-    args.context = self.stage_->compiled->context;
     args.index = static_cast<uint32_t>((block.batch * self.shape_.m + row) * self.shape_.n + column);
     args.index_row = static_cast<uint32_t>(self.shape_.n);
     for (size_t k = 0; k < self.stage_->stage.slots.size(); ++k) {
@@ -202,7 +200,7 @@ class GemmKernel final : public RegionKernel {
       args.pointers[k] = block.base[k] + (planted(Defect::epilogue_block) ? 0 : row) * s.row + column * s.column;
       args.row_strides[k] = s.row;
     }
-    self.stage_->compiled->run(&args);
+    self.stage_->run(args);
   }
 
   Region region_;

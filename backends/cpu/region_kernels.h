@@ -23,9 +23,15 @@ std::unique_ptr<RegionKernel> compile_call(Backend& backend, const Region& regio
 struct CompiledStage {
   Stage stage;
   const Compiled* compiled = nullptr;
-  int64_t cost = 1;  // of one element, in simple instructions
+  int64_t cost = 1;                     // of one element, in simple instructions
+  const Compiled* streaming = nullptr;  // the same with stores that pass the caches by, if it is of use
+
+  /// Sets the context of the arguments.
+  void run(KernelArgs& args) const;
 };
 CompiledStage compile_stage(Backend& backend, const Stage& stage);
+/// For a region that moves so many bytes that its results are gone from the caches before anybody reads them.
+CompiledStage compile_stage(Backend& backend, const Stage& stage, const Region& region);
 
 /// Where the row `row` (counted through all outer loops) of an operand starts, in bytes.
 class RowCursor {
@@ -50,6 +56,8 @@ void fill_identity(std::byte* lanes, int64_t count, Combine combine, Type type);
 /// Combines the 16 lanes of `count` results into the first lane: lane i with lane i + 8, then 4, 2, 1. Lane l of result
 /// i stands at l * count + i.
 void combine_lanes(std::byte* lanes, int64_t count, Combine combine, Type type);
+/// The same where lane l of result i stands at i * 16 + l.
+void combine_rows(const std::byte* lanes, int64_t count, Combine combine, Type type, std::byte* results);
 /// a[i] = combine(a[i], b[i]).
 void combine_into(std::byte* a, const std::byte* b, int64_t count, Combine combine, Type type);
 size_t size_of(Type type);

@@ -9,7 +9,7 @@ namespace {
 
 class MapKernel final : public RegionKernel {
  public:
-  MapKernel(Backend& backend, const Region& region) : stage_(compile_stage(backend, region.stages[0])) {
+  MapKernel(Backend& backend, const Region& region) : stage_(compile_stage(backend, region.stages[0], region)) {
     const size_t per_member = region.operands.size();
     for (const Nest& nest : region.members) {
       Member m{nest, {}, nest.outer_count(), per_member * members_.size()};
@@ -65,7 +65,6 @@ class MapKernel final : public RegionKernel {
   void run_whole(const Member& m, const RegionCall& call) const {
     KernelArgs args;
     args.scalars = call.scalars;
-    args.context = stage_.compiled->context;
     args.rows = m.nest.rows;
     args.columns = m.nest.columns;
     args.index_row = static_cast<uint32_t>(m.nest.columns);
@@ -73,14 +72,13 @@ class MapKernel final : public RegionKernel {
       args.pointers[k] = call.pointers[m.operands[k]];
       args.row_strides[k] = m.cursors[k].row();
     }
-    stage_.compiled->run(&args);
+    stage_.run(args);
   }
 
   void run_part(const Member& m, const RegionCall& call, int64_t row, int64_t last_row, int64_t column,
                 int64_t last_column) const {
     KernelArgs args;
     args.scalars = call.scalars;
-    args.context = stage_.compiled->context;
     args.columns = last_column - column;
     args.index_row = static_cast<uint32_t>(m.nest.columns);
     while (row < last_row) {
@@ -92,7 +90,7 @@ class MapKernel final : public RegionKernel {
         args.pointers[k] = call.pointers[m.operands[k]] + c.at(outer) + first * c.row() + column * c.column();
         args.row_strides[k] = c.row();
       }
-      stage_.compiled->run(&args);
+      stage_.run(args);
       row += args.rows;
     }
   }

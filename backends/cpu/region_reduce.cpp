@@ -25,7 +25,7 @@ struct Scratch {
 class ReduceKernel : public RegionKernel {
  public:
   ReduceKernel(Backend& backend, const Region& region) : region_(region), nest_(region.members[0]) {
-    for (const Stage& s : region.stages) stages_.push_back(compile_stage(backend, s));
+    for (const Stage& s : region.stages) stages_.push_back(compile_stage(backend, s, region));
     for (size_t k = 0; k < region.operands.size(); ++k)
       cursors_.push_back(RowCursor(nest_, nest_.operands[k], rp::size_of(region.operands[k].layout->dtype())));
     for (const CompiledStage& s : stages_) cost_ += s.cost;
@@ -66,7 +66,6 @@ class ReduceKernel : public RegionKernel {
     args.rows = 1;
     args.columns = count;
     args.scalars = call.scalars;
-    args.context = s.compiled->context;
     args.index = static_cast<uint32_t>(first);
     for (size_t k = 0; k < s.stage.slots.size(); ++k) {
       const StageSlot& slot = s.stage.slots[k];
@@ -78,7 +77,7 @@ class ReduceKernel : public RegionKernel {
       const bool moves = s.stage.program.operands[k].access == Access::contiguous;
       args.pointers[k] = call.pointers[slot.index] + (moves ? first * static_cast<int64_t>(element(slot.index)) : 0);
     }
-    s.compiled->run(&args);
+    s.run(args);
   }
 
   Region region_;
@@ -131,23 +130,14 @@ class RowsKernel final : public ReduceKernel {
         fill_identity(scratch.accumulators[k], count * lanes, reductions[k].combine, reductions[k].type);
       run_full(s, call, scratch, row, count, column, std::min(nest_.columns - column, block));
       for (size_t k = 0; k < reductions.size(); ++k) {
-        gather_lanes(scratch, reductions[k], k, count);
-        if (!one_block) trees[k].push(scratch.row_temps[static_cast<size_t>(reductions[k].row_temp)]);
+        const Reduction& r = reductions[k];
+        std::byte* values = scratch.row_temps[static_cast<size_t>(r.row_temp)];
+        combine_rows(scratch.accumulators[k], count, r.combine, r.type, values);
+        if (!one_block) trees[k].push(values);
       }
     }
     for (size_t k = 0; k < trees.size(); ++k)
       trees[k].finish(scratch.row_temps[static_cast<size_t>(reductions[k].row_temp)]);
-  }
-
-  // The 16 lanes of each row into the row's value.
-  static void gather_lanes(const Scratch& scratch, const Reduction& r, size_t k, int64_t count) {
-    const size_t size = rp::size_of(r.type);
-    std::byte* out = scratch.row_temps[static_cast<size_t>(r.row_temp)];
-    for (int64_t i = 0; i < count; ++i) {
-      std::byte* row = scratch.accumulators[k] + static_cast<size_t>(i * lanes) * size;
-      combine_lanes(row, 1, r.combine, r.type);
-      std::memcpy(out + static_cast<size_t>(i) * size, row, size);
-    }
   }
 
   void run_full(const CompiledStage& s, const RegionCall& call, const Scratch& scratch, int64_t row, int64_t count,
@@ -156,7 +146,6 @@ class RowsKernel final : public ReduceKernel {
     args.rows = count;
     args.columns = columns;
     args.scalars = call.scalars;
-    args.context = s.compiled->context;
     args.index = static_cast<uint32_t>(row * nest_.columns + column);
     args.index_row = static_cast<uint32_t>(nest_.columns);
     const int64_t outer = row / nest_.rows, first = row % nest_.rows;
@@ -179,7 +168,7 @@ class RowsKernel final : public ReduceKernel {
     if (!s.stage.reductions.empty()) {
       args.accumulator_row_stride = lanes * static_cast<int64_t>(rp::size_of(s.stage.reductions[0].type));
     }
-    s.compiled->run(&args);
+    s.run(args);
   }
 };
 
@@ -242,7 +231,6 @@ class ColumnsKernel final : public ReduceKernel {
     args.rows = rows;
     args.columns = width;
     args.scalars = call.scalars;
-    args.context = s.compiled->context;
     args.index = static_cast<uint32_t>((outer * nest_.rows + row) * nest_.columns + column);
     args.index_row = static_cast<uint32_t>(nest_.columns);
     for (size_t k = 0; k < s.stage.slots.size(); ++k) {
@@ -251,7 +239,7 @@ class ColumnsKernel final : public ReduceKernel {
       args.row_strides[k] = c.row();
     }
     for (size_t k = 0; k < s.stage.reductions.size(); ++k) args.accumulators[k] = scratch.accumulators[k];
-    s.compiled->run(&args);
+    s.run(args);
   }
 };
 
