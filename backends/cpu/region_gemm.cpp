@@ -17,7 +17,8 @@
 namespace rp {
 namespace {
 
-constexpr int64_t min_packed_elements = 4096;  // smaller right operands are packed as fast as they are found
+// Smaller right operands are packed as fast as they are found; what lies by columns takes longer.
+constexpr int64_t min_packed_elements = 4096, min_turned_elements = 512;
 
 // Of a product with a map on its parts: what is worth cutting up, what is worth sharing among threads, and how much of
 // C stays in the nearest cache.
@@ -117,7 +118,8 @@ class GemmKernel final : public RegionKernel {
     Storage* storage = call.storages[1];
     const PackedB<T>* packed = nullptr;
     if constexpr (std::is_floating_point_v<T>) {
-      if (storage && shape_.k * shape_.n >= min_packed_elements && !storage->exposed && !disabled("pack"))
+      const int64_t least = shape_.b_col == 1 ? min_packed_elements : min_turned_elements;
+      if (storage && shape_.k * shape_.n >= least && !storage->exposed && !disabled("pack"))
         packed = packed_weight<T>(*storage, right, shape_);
       if (after_ && in_parts<T>()) return run_in_parts(call, a, b, packed, c, after);
     }
