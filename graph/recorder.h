@@ -125,6 +125,7 @@ class Recorder {
   // flushing
   void run_pending(std::string_view reason);
   void run_op_by_op();
+  std::vector<const TraceOp*> last_readers() const;
   void fail_pending();
   void show_recording() const;
   void run_plan(const LeafPlan& plan);

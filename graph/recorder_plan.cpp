@@ -7,10 +7,12 @@
 #include <map>
 
 #include "reprise/core/fail.h"
+#include "reprise/core/infer.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
 #include "reprise/core/stats.h"
 #include "reprise/core/switches.h"
+#include "reprise/core/trace_events.h"
 #include "reprise/graph/recorder.h"
 
 namespace rp {
@@ -358,6 +360,86 @@ int64_t count_differing(const std::byte* a, const std::byte* b, int64_t count, D
   int64_t n = 0;
   for (int64_t i = 0; i < count; ++i) n += first_differing(a + i * element, b + i * element, 1, dtype) >= 0;
   return n;
+}
+
+// Computes one pending op; its result goes into the pending storage that waits for it, if somebody still holds that.
+Tensor Recorder::run_one(const TraceOp& t, size_t first_scalar, const std::vector<Tensor>& values) {
+  const Tensor* few[8];
+  std::vector<const Tensor*> many(t.inputs.size() > 8 ? t.inputs.size() : 0);
+  const Tensor** inputs = many.empty() ? few : many.data();
+  for (size_t i = 0; i < t.inputs.size(); ++i) {
+    const int32_t ref = t.inputs[i].ref;
+    const External* e = ref < 0 ? &externals_[static_cast<size_t>(~ref)] : nullptr;
+    inputs[i] = !e ? &values[static_cast<size_t>(ref)] : e->snapshot.defined() ? &e->snapshot : &e->tensor;
+  }
+  Call call{.op = t.op, .inputs = {inputs, t.inputs.size()}, .attrs = t.attrs, .scalar_mask = t.scalar_mask};
+  call.scalars = Scalars({scalars_.data() + first_scalar, static_cast<size_t>(t.scalar_count)});
+  AtForward at(t.loc);
+  if (t.slot < 0) {
+    const uint32_t version = inputs[0]->impl()->storage->version;
+    Tensor y = engine.run(call, t.out);
+    inputs[0]->impl()->storage->version = version;  // it was counted when the op was deferred
+    return y;
+  }
+  if (t.op->kind == Kind::view) return run_now(call);
+  if (!held(t.slot)) return run_now(call);
+  Storage* waiting = roots_[static_cast<size_t>(t.slot)];
+  materialize(*waiting, t.out->bytes());
+  waiting->recorder = nullptr;
+  const Tensor y = storage_view(waiting, t.out);
+  try {
+    engine.run_out(call, y);
+  } catch (...) {
+    dematerialize(*waiting);
+    throw;
+  }
+  return y;
+}
+
+// Which op reads a slot last; what nobody reads, the op that makes it.
+std::vector<const TraceOp*> Recorder::last_readers() const {
+  std::vector<const TraceOp*> last(static_cast<size_t>(slots_));
+  for (const TraceOp* t : pending_) {
+    if (t->slot >= 0) last[static_cast<size_t>(t->slot)] = t;
+    for (const OperandRef& r : t->inputs)
+      if (r.ref >= 0) last[static_cast<size_t>(r.ref)] = t;
+  }
+  return last;
+}
+
+void Recorder::run_op_by_op() {
+  const std::optional<Span> shown = span("op by op", "{} ops", pending_.size());
+  running_ = true;
+  const Unarmed guard;
+  std::vector<Tensor> values(static_cast<size_t>(slots_));
+  const std::vector<const TraceOp*> last = last_readers();
+  const auto drop = [&](int32_t slot, const TraceOp* after) {
+    if (slot >= 0 && last[static_cast<size_t>(slot)] == after) values[static_cast<size_t>(slot)] = {};
+  };
+  size_t scalar = 0;
+  try {
+    for (const TraceOp* t : pending_) {
+      Tensor y = run_one(*t, scalar, values);
+      if (trie_.watch && trie_.watch->makes) trie_.watch->makes(*t, y);
+      scalar += t->scalar_count;
+      if (t->slot >= 0) values[static_cast<size_t>(t->slot)] = std::move(y);
+      drop(t->slot, t);
+      for (const OperandRef& r : t->inputs) drop(r.ref, t);
+    }
+  } catch (...) {
+    fail_pending();
+    running_ = false;
+    throw;
+  }
+  pending_.clear();
+  running_ = false;
+}
+
+// After an op has failed: what should have come after it will never be computed.
+void Recorder::fail_pending() {
+  drop_roots();
+  pending_.clear();
+  state_ = State::off;
 }
 
 }  // namespace rp

@@ -1,6 +1,7 @@
 // Programs that once went wrong, each with what must happen.
 #include <thread>
 
+#include "reprise/backends/cpu/memory.h"
 #include "reprise/reprise.h"
 #include "reprise/test/catch.h"
 
@@ -143,4 +144,20 @@ TEST_CASE("results that are too large for the caches are the same bits", "[captu
   }
   const Tensor wide = normal({9000, 1024}), rows = softmax(wide);
   CHECK(rows[8999].to_vector<float>() == softmax(wide.slice(0, 8999, 9000))[0].to_vector<float>());
+}
+
+TEST_CASE("what runs op by op for want of a plan holds no more than it needs", "[capture]") {
+  auto f = capture(
+      [](const Tensor& x) {
+        Tensor y = x;
+        for (int i = 0; i < 50; ++i) y = sum(tanh(y * 2), {0}, true) * x + y;
+        return y;
+      },
+      {.compile_budget_ms = 0});
+  const Tensor x = normal({1 << 20, 1});
+  f(x);
+  reset_memory_peak();
+  const size_t before = memory_stats().in_use;
+  f(x);
+  CHECK(memory_stats().peak < before + 10 * x.numel() * sizeof(float));
 }
