@@ -37,12 +37,14 @@ double best_rate(int threads, const std::function<void(int thread, int64_t times
     for (std::thread& t : others) t.join();
     return std::chrono::duration<double, std::nano>(Clock::now() - start).count();
   };
+  const auto least = [&](int64_t times, int tries) {
+    double ns = together(times);
+    for (int i = 1; i < tries; ++i) ns = std::min(ns, together(times));
+    return ns;
+  };
   int64_t times = 1;
-  while (together(times) < attempt_ns) times *= 2;
-  double best = 0;
-  for (int i = 0; i < attempts; ++i)
-    best = std::max(best, amount * static_cast<double>(times) * threads / together(times));
-  return best;
+  while (least(times, 3) < attempt_ns) times *= 2;  // several: a thread may start late on a busy machine
+  return amount * static_cast<double>(times) * threads / least(times, attempts);
 }
 
 #if defined(__x86_64__)
