@@ -6,7 +6,7 @@
 namespace rp::cuda {
 namespace {
 
-class GemmKernel final : public RegionKernel {
+class GemmKernel final : public TextKernel {
  public:
   explicit GemmKernel(const Region& region)
       : operands_(region.operands.size()), scalars_(region.scalars), product_(region, matrix_product(region)) {
@@ -19,6 +19,7 @@ class GemmKernel final : public RegionKernel {
       after_->run({call.pointers + operands_, call.scalars + scalars_, call.storages + operands_, call.scratch});
   }
 
+  std::vector<std::string> texts() const override { return product_.texts(); }
   std::string form() const override { return product_.form() + (after_ ? ", " + after_->form() : ""); }
   size_t scratch_bytes() const override { return after_ ? after_->scratch_bytes() : 0; }
 
