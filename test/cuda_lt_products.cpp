@@ -122,3 +122,29 @@ TEST_CASE("operands at odd addresses are for our own kernels", "[cuda]") {
     }
   }
 }
+
+TEST_CASE("products in graphs are told of new addresses, and launched one by one where that fails", "[cuda]") {
+  library();
+  const Tensor x = matrix(), w = matrix(), y = matrix();
+  const auto f = [](const Tensor& a, const Tensor& b, const Tensor& c) {
+    return Tensors{matmul(a, b) + c, sum(a), softmax(c)};
+  };
+  const Tensors expected = f(x, w, y);
+  Tensors held, there;
+  for (const Tensor& t : {x, w, y}) there.push_back(t.to(Device::cuda()));
+  for (const std::string_view fails : {"", "cudaGraphExecChildGraphNodeSetParams", "cudaGraphAddChildGraphNode"}) {
+    auto captured = capture(f, {.level = Level::fast});
+    if (!fails.empty()) device().fail(fails, 1, cudaErrorGraphExecUpdateFailure);
+    for (int i = 0; i < 6; ++i) {
+      const Tensors results = captured(there[0], there[1], there[2]);
+      held.insert(held.end(), results.begin(), results.end());
+      for (size_t k = 0; k < results.size(); ++k)
+        CHECK(max(abs(results[k].to(Device::cpu()) - expected[k])).item<float>() < 1e-3f);
+    }
+    CHECK(device().failed() == !fails.empty());
+    device().fail("", 0, 0);
+    CHECK_THAT(captured.explain(),
+               Contains(fails.empty() ? "replayed as a CUDA graph" : "launched one by one: " + std::string(fails)));
+  }
+  CHECK(device().count("cudaGraphExecChildGraphNodeSetParams") > 2);
+}
