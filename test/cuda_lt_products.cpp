@@ -102,10 +102,49 @@ TEST_CASE("small products say why they are not the library's", "[cuda]") {
   CHECK_THAT(ran.report, Contains("not cuBLASLt: fewer than 16777216 multiplications"));
 }
 
+TEST_CASE("products of 16-bit floats read them as they lie, and give such", "[cuda]") {
+  for (DType dtype : {DType::f16, DType::bf16}) {
+    const Tensors inputs{matrix(dtype), matrix(dtype), normal({n}).to(dtype)};
+    const double tolerance = dtype == DType::f16 ? 2e-3 : 1.6e-2;
+    const Ran alone = check([](const Tensors& in) { return Tensors{matmul(in[0], in[1])}; }, inputs, 1);
+    CHECK(alone.kernels == 1);
+    CHECK(alone.products[0].factors == (dtype == DType::f16 ? CUDA_R_16F : CUDA_R_16BF));
+    CHECK(alone.products[0].result == alone.products[0].factors);
+    const Ran layer =
+        check([](const Tensors& in) { return Tensors{relu(matmul(in[0], in[1]) + in[2])}; }, inputs, 1, tolerance);
+    CHECK(layer.kernels == 1);
+    CHECK_THAT(layer.report, Contains(fmt::format("cuBLASLt of {} with bias and relu", name_of(dtype))));
+  }
+}
+
+TEST_CASE("gradients of products of 16-bit floats", "[cuda]") {
+  const auto step = [](const Tensors& in) {
+    const Tensor x = in[0].detach(), w = in[1].detach(), b = in[2].detach();
+    for (const Tensor* t : {&x, &w, &b}) t->set_requires_grad(true);
+    const Tensor y = relu(matmul(x, w) + b);
+    sum(y * y).backward();
+    return Tensors{y, x.grad(), w.grad(), b.grad()};
+  };
+  const Tensors inputs{matrix(DType::bf16), matrix(DType::bf16), normal({n}).to(DType::bf16)};
+  const Ran ran = check(step, inputs, 3, 3e-2);
+  for (const FakeLtProduct& p : ran.products) CHECK(p.factors == CUDA_R_16BF);
+  CHECK_THAT(ran.report, Contains("replayed as a CUDA graph"));
+}
+
+TEST_CASE("what is cast and then written is read as it was", "[cuda]") {
+  const auto f = [](const Tensors& in) {
+    Tensor x = in[0] * 1, wide = cast(x, DType::f32);
+    x.copy_(x * 2);
+    return Tensors{matmul(wide, cast(in[1], DType::f32)), x};
+  };
+  const Ran ran = check(f, {matrix(DType::bf16), matrix(DType::bf16)}, 1);
+  CHECK(ran.products[0].factors == CUDA_R_32F);
+}
+
 TEST_CASE("operands at odd addresses are for our own kernels", "[cuda]") {
   library();
   const Tensor flat = uniform({n * n + 1}, -1, 1), other = matrix();
-  for (DType dtype : {DType::f32}) {
+  for (DType dtype : {DType::f32, DType::bf16}) {
     const Tensor there = flat.to(dtype).to(Device::cuda()), w = other.to(dtype).to(Device::cuda());
     auto f = capture([](const Tensor& a, const Tensor& b) { return matmul(a, b); }, {.level = Level::fast});
     for (int64_t start : {0, 1}) {
