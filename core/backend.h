@@ -101,6 +101,9 @@ class Backend {
   virtual std::unique_ptr<RegionKernel> compile(const Region& region) = 0;
   /// All steps of a scan as one kernel. Null if there is none; `why` says what forbids it, where such kernels exist.
   virtual std::unique_ptr<RegionKernel> compile_scan(const Region&, std::string* /*why*/) { return nullptr; }
+  /// Where bits may change: whether a product with a result of f32 is better off with factors of 16 bits, as they lie,
+  /// than with f32 copies of them.
+  virtual bool reads_short(const Op& /*op*/, const Layout& /*left*/, const Layout& /*right*/) { return false; }
   /// For one plan; null where launching is cheap.
   virtual std::unique_ptr<Replay> replay() { return nullptr; }
   /// The limits of one thread, or of all that kernels may use now. Measured when first asked for, in a few ms.

@@ -104,7 +104,8 @@ class Lowering {
     add_operand(place_of(node(product).inputs[1]), false, false);
     // The product is formed in its own buffer, or in that of a result which takes its place.
     int32_t home = product;
-    if (!stored_[static_cast<size_t>(product)])
+    region().keeps_product = stored_[static_cast<size_t>(product)];
+    if (!region().keeps_product)
       for (int32_t i : d_.nodes)
         if (stored_[static_cast<size_t>(i)] && node(i).layout == node(product).layout && can_hold(product, i)) home = i;
     add_operand(place_of(home), true, false);

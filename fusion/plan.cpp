@@ -13,6 +13,7 @@
 #include "reprise/core/trace_events.h"
 #include "reprise/fusion/control.h"
 #include "reprise/fusion/legalize.h"
+#include "reprise/fusion/short_factors.h"
 
 namespace rp {
 namespace {
@@ -55,6 +56,7 @@ Plan::Plan(Graph graph, bool fuse)
 #ifndef NDEBUG
   verify(graph_, "legalize");
 #endif
+  if (!disabled("library")) graph_ = with_short_factors(graph_, *backend_);
   partition_ = rp::partition(graph_, fuse);
   find_stored();
   lower_drafts();

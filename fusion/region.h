@@ -83,6 +83,7 @@ struct Region {
   const Op* op = nullptr;
   Attrs attrs{};
   std::vector<int32_t> results;
+  bool keeps_product = true;  // gemm: whether the product is read by anything but the stage
   // gemm: a map over the rows of C and the columns of one of `groups` equal parts of C; it reads C part by part, its
   // columns where its own stand. It runs on columns whose parts of C are finished and still hot. Its operands and
   // scalars follow the product's.

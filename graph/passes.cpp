@@ -35,7 +35,8 @@ Graph rebuilt(const Graph& g, const std::vector<bool>& keep, const Rewrite& rewr
   return builder.take(g, map);
 }
 
-// Removes what no output and no write to an input needs.
+}  // namespace
+
 Graph drop_dead_code(const Graph& given) {
   Graph g = given;
   for (Node& n : g.nodes)
@@ -48,6 +49,8 @@ Graph drop_dead_code(const Graph& given) {
       for (int32_t in : g[i].inputs) keep[static_cast<size_t>(in)] = true;
   return rebuilt(g, keep, [](const Graph&, const Node&, int32_t) { return -1; });
 }
+
+namespace {
 
 // Exact identities only: a copy of elements that nothing writes is the elements, and a sign flipped twice is as it was.
 Graph fold(const Graph& g) {

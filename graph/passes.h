@@ -15,6 +15,9 @@ struct Pass {
 /// In the order in which they run.
 std::span<const Pass> passes();
 
+/// Without what no output and no write to an input needs.
+Graph drop_dead_code(const Graph& graph);
+
 /// Runs every pass that is not disabled; debug builds verify the graph after each.
 Graph run_passes(Graph graph);
 

@@ -2,52 +2,21 @@
 // another order.
 #include <fmt/core.h>
 
-#include "reprise/test/cuda_regions.h"
+#include "reprise/test/cuda_products.h"
 
 using namespace rp;
 using namespace rp::test;
 
 namespace {
 
-struct Case {
-  int64_t n, c, h, w, out, kh, kw;
-  int stride = 1, dilation = 1, before = 0, after = 0;
-  bool nhwc = true;
-};
-
-Shape image(const Case& t, int64_t channels, int64_t h, int64_t w) {
-  return t.nhwc ? Shape{t.n, h, w, channels} : Shape{t.n, channels, h, w};
-}
-int64_t extent_after(const Case& t, int64_t extent, int64_t window) {
-  return (extent + t.before + t.after - (window - 1) * t.dilation - 1) / t.stride + 1;
-}
-
-std::string describe(const Case& t, DType dtype, const Op& op) {
+std::string describe(const ConvCase& t, DType dtype, const Op& op) {
   return fmt::format("{} {} n {} c {} h {} w {} out {} window {}x{} stride {} dilation {} padding {},{} nhwc {}",
                      op.name, name_of(dtype), t.n, t.c, t.h, t.w, t.out, t.kh, t.kw, t.stride, t.dilation, t.before,
                      t.after, t.nhwc);
 }
 
-/// The region of an op. Operands stand `shift` elements behind aligned addresses.
-Setup setup(const Op& op, const Case& t, DType dtype, size_t shift = 0) {
-  const int64_t oh = extent_after(t, t.h, t.kh), ow = extent_after(t, t.w, t.kw);
-  const Layout *x = layout(dtype, image(t, t.c, t.h, t.w)), *w = layout(dtype, {t.out, t.c, t.kh, t.kw}),
-               *y = layout(dtype, image(t, t.out, oh, ow));
-  Setup s;
-  s.region.kind = RegionKind::kernel;
-  s.region.op = &op;
-  s.region.attrs =
-      ConvAttrs{t.stride, t.stride, t.before, t.before, t.after, t.after, t.dilation, t.dilation, t.nhwc, 1, nullptr};
-  const bool forward = &op == &conv2d_op, data = &op == &conv2d_backward_data_op;
-  for (const Layout* l : forward ? std::array{x, w, y} : data ? std::array{y, w, x} : std::array{x, y, w}) {
-    s.region.operands.push_back({l, s.memory.size() == 2});
-    s.memory.emplace_back(l, shift).fill_random();
-  }
-  return s;
-}
-
 /// Of sums of so many products of numbers up to one.
-double bound(DType dtype, const Case& t, const Op& op) {
+double bound(DType dtype, const ConvCase& t, const Op& op) {
   if (!is_floating(dtype)) return 0;
   const int64_t taps = t.kh * t.kw;
   const int64_t positions = t.n * extent_after(t, t.h, t.kh) * extent_after(t, t.w, t.kw);
@@ -57,15 +26,15 @@ double bound(DType dtype, const Case& t, const Op& op) {
 
 constexpr const Op* ops[] = {&conv2d_op, &conv2d_backward_data_op, &conv2d_backward_weights_op};
 
-void check(const Case& t, DType dtype, size_t shift = 0) {
+void check(const ConvCase& t, DType dtype, size_t shift = 0) {
   for (const Op* op : ops) {
     INFO(describe(t, dtype, *op));
-    const double d = distance(setup(*op, t, dtype, shift));
+    const double d = distance(conv_setup(*op, t, dtype, shift));
     CHECK(d <= bound(dtype, t, *op));
   }
 }
 
-const Case cases[] = {
+const ConvCase cases[] = {
     {2, 3, 9, 8, 5, 3, 3, 1, 1, 1, 1},
     {2, 4, 12, 11, 8, 3, 3, 2, 1, 1, 1},
     {1, 8, 7, 7, 4, 1, 1, 2},
@@ -84,7 +53,7 @@ const Case cases[] = {
 TEST_CASE("convolutions on the device", "[cuda]") {
   rp::fake::Device gpu;
   for (DType dtype : {DType::f32, DType::f64, DType::i32, DType::i64})
-    for (Case t : cases)
+    for (ConvCase t : cases)
       for (bool nhwc : {true, false}) {
         t.nhwc = nhwc;
         check(t, dtype);
@@ -103,12 +72,12 @@ TEST_CASE("a stage behind a convolution on the device", "[cuda]") {
   rp::fake::Device gpu;
   const auto some = [](ProgramBuilder&, Value x, Value b, Value y, Value s) { return max(x + b, y) * s - x; };
   for (const Op* op : {&conv2d_op, &conv2d_backward_data_op})
-    for (Case t : {Case{2, 3, 9, 8, 5, 3, 3, 1, 1, 1, 1}, Case{2, 4, 12, 11, 8, 3, 3, 2, 1, 1, 1},
-                   Case{3, 5, 6, 6, 7, 1, 1}, Case{1, 8, 7, 7, 4, 1, 1, 2}})
+    for (ConvCase t : {ConvCase{2, 3, 9, 8, 5, 3, 3, 1, 1, 1, 1}, ConvCase{2, 4, 12, 11, 8, 3, 3, 2, 1, 1, 1},
+                       ConvCase{3, 5, 6, 6, 7, 1, 1}, ConvCase{1, 8, 7, 7, 4, 1, 1, 2}})
       for (bool nhwc : {true, false})
         for (bool in_place : {false, true}) {
           t.nhwc = nhwc;
-          Setup s = setup(*op, t, DType::i32);
+          Setup s = conv_setup(*op, t, DType::i32);
           s.region.kind = RegionKind::gemm;
           s = with_stage(std::move(s), DType::i32, in_place, some);
           INFO(describe(t, DType::i32, *op) << " in place " << in_place);
@@ -121,8 +90,8 @@ TEST_CASE("a stage behind a convolution whose operands are not evenly spaced", "
   const auto some = [](ProgramBuilder& b, Value x, Value bias, Value y, Value) {
     return x * bias + y + b.convert(b.index(), Type::f32);
   };
-  for (const Case& t : {Case{2, 4, 6, 5, 4, 1, 1}, Case{2, 4, 6, 5, 4, 3, 3, 1, 1, 1, 1}}) {
-    Setup s = setup(conv2d_op, t, DType::f32);
+  for (const ConvCase& t : {ConvCase{2, 4, 6, 5, 4, 1, 1}, ConvCase{2, 4, 6, 5, 4, 3, 3, 1, 1, 1, 1}}) {
+    Setup s = conv_setup(conv2d_op, t, DType::f32);
     s.region.kind = RegionKind::gemm;
     s = with_stage(std::move(s), DType::f32, false, some);
     // Operand 4 repeats for every image and has gaps between its rows.
@@ -136,13 +105,14 @@ TEST_CASE("a stage behind a convolution whose operands are not evenly spaced", "
 
 TEST_CASE("convolutions of nothing", "[cuda]") {
   rp::fake::Device gpu;
-  for (const Case& t : {Case{0, 3, 5, 5, 4, 3, 3}, Case{2, 0, 5, 5, 4, 3, 3}, Case{2, 3, 5, 5, 0, 3, 3}})
+  for (const ConvCase& t :
+       {ConvCase{0, 3, 5, 5, 4, 3, 3}, ConvCase{2, 0, 5, 5, 4, 3, 3}, ConvCase{2, 3, 5, 5, 0, 3, 3}})
     check(t, DType::f32);
 }
 
 TEST_CASE("convolutions refuse what does not fit together", "[cuda]") {
   rp::fake::Device gpu;
-  Setup s = setup(conv2d_op, {2, 3, 5, 5, 4, 3, 3}, DType::f32);
+  Setup s = conv_setup(conv2d_op, {2, 3, 5, 5, 4, 3, 3}, DType::f32);
   s.region.operands[1].layout = layout(DType::f32, {4, 2, 3, 3});
   CHECK_THROWS_AS(cuda::compile_conv(s.region), Error);
 }

@@ -103,28 +103,21 @@ struct Setup {
 };
 
 /// Adds a stage that computes f of the product, of a value for each column, one for each element and a scalar. The
-/// result stands in memory of its own, or in that of the product.
+/// result has a layout of its own, or that of the product.
 template <class F>
-Setup with_stage(Setup s, DType result, bool in_place, F&& f) {
-  Region& r = s.region;
+Region with_stage(Region r, DType result, bool in_place, F&& f) {
   const Layout& c = *r.operands[2].layout;
   const DType dtype = c.dtype();
-  const auto add = [&](const Layout* l, bool written) {
-    r.operands.push_back({l, written});
-    if (!(written && in_place)) s.memory.emplace_back(l).fill_random();
-  };
   Strides row(c.strides);
   for (int i = 0; i + 1 < c.rank(); ++i) row[i] = 0;
-  add(layout(dtype, c.shape(), row), false);
-  add(layout(dtype, c.shape()), false);
-  add(in_place ? &c : layout(result, c.shape()), true);
-  if (in_place) s.aliases.push_back({2, 0});
+  r.operands.push_back({layout(dtype, c.shape(), row)});
+  r.operands.push_back({layout(dtype, c.shape())});
+  r.operands.push_back({in_place ? &c : layout(result, c.shape()), true});
   std::vector<Strides> strides;
   for (const RegionOperand& o : r.operands) strides.push_back(o.layout->strides);
   strides[0] = strides[1] = c.strides;
   r.members = {matrix_nest(c.shape(), strides)};
   r.scalars = 1;
-  s.scalars = {0x3fc00000};  // 1.5f, or an odd integer, or next to nothing
   ProgramBuilder b;
   Stage stage;
   std::vector<Value> values;
@@ -137,6 +130,21 @@ Setup with_stage(Setup s, DType result, bool in_place, F&& f) {
   stage.slots.push_back({StageSlot::Kind::operand, 5});
   stage.program = b.take();
   r.stages.push_back(std::move(stage));
+  return r;
+}
+
+/// The same with memory: in place, the result stands in that of the product.
+template <class F>
+Setup with_stage(Setup s, DType result, bool in_place, F&& f) {
+  s.region = with_stage(std::move(s.region), result, in_place, f);
+  for (size_t k = 3; k < s.region.operands.size(); ++k) {
+    const RegionOperand& o = s.region.operands[k];
+    if (o.written && in_place)
+      s.aliases.push_back({2, 0});
+    else
+      s.memory.emplace_back(o.layout).fill_random();
+  }
+  s.scalars = {0x3fc00000};  // 1.5f, or an odd integer, or next to nothing
   return s;
 }
 

@@ -46,17 +46,31 @@ struct Span {
 std::vector<Span> spans_of(const Region& region, const RegionCall& call) {
   std::vector<Span> spans;
   const size_t n = region.operands.size();
+  const auto by_layout = [&](size_t k) {  // factors of products have shapes of their own
+    return region.members.empty() || (region.kind == RegionKind::gemm && k < 2);
+  };
   for (size_t m = 0; m < std::max<size_t>(1, region.members.size()); ++m)
     for (size_t k = 0; k < n; ++k) {
       const RegionOperand& o = region.operands[k];
       int64_t count = extent_of(*o.layout);
-      if (region.kind != RegionKind::copy) count = reach(region.members[m], region.members[m].operands[k]);
+      if (!by_layout(k)) count = reach(region.members[m], region.members[m].operands[k]);
       // Results of nothing are results all the same.
       if (o.per_row) count = o.layout->contiguous ? o.layout->numel : std::min<int64_t>(1, o.layout->numel);
       spans.push_back({call.pointers[m * n + k], static_cast<size_t>(count) * size_of(o.layout->dtype()),
                        o.layout->dtype(), o.written});
     }
+  if (region.after) {
+    const std::vector<Span> behind = spans_of(*region.after, {call.pointers + n, nullptr, nullptr, nullptr});
+    spans.insert(spans.end(), behind.begin(), behind.end());
+  }
   return spans;
+}
+
+/// Convolutions and their gradients add up in an order of their own.
+bool has_same_bits(const Region& region) {
+  if (region.kind == RegionKind::gemm) return region.op->kind == Kind::contract;
+  if (region.kind == RegionKind::kernel) return region.op->name.find("conv2d") == std::string_view::npos;
+  return region.kind != RegionKind::control;
 }
 
 /// Memory of the host that operands share, and its copy on the device, as aligned as the original.
@@ -211,8 +225,7 @@ class TwinBackend final : public Backend {
   const Compiled* compile(const Program& program) override { return cpu_.compile(program); }
   std::unique_ptr<RegionKernel> compile(const Region& region) override {
     std::unique_ptr<RegionKernel> cpu = cpu_.compile(region);
-    const bool twin = region.kind < RegionKind::gemm || region.kind == RegionKind::copy;
-    return twin ? std::make_unique<TwinKernel>(region, std::move(cpu)) : std::move(cpu);
+    return has_same_bits(region) ? std::make_unique<TwinKernel>(region, std::move(cpu)) : std::move(cpu);
   }
   std::unique_ptr<RegionKernel> compile_scan(const Region& region, std::string* why) override {
     return scan_hook ? scan_hook(region, why) : nullptr;
@@ -240,6 +253,10 @@ std::unique_ptr<RegionKernel> Twins::compile(const Region& region) {
     kernel = cuda::compile_rows(region, narrow_);
   else if (region.kind == RegionKind::columns)
     kernel = cuda::compile_columns(region, narrow_);
+  else if (region.kind == RegionKind::gemm)
+    kernel = cuda::compile_gemm(region);
+  else if (region.kind == RegionKind::kernel)
+    kernel = cuda::compile_call(region);
   else
     kernel = cuda::compile_copy(region, narrow_);
   for (std::string& text : dynamic_cast<const cuda::TextKernel&>(*kernel).texts()) texts_.insert(std::move(text));

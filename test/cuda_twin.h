@@ -13,8 +13,8 @@
 
 namespace rp::test {
 
-/// While it lives, maps, reductions and copies of the CPU are compared; differences fail the test that runs. NaNs are
-/// equal, whatever their bits.
+/// While it lives, what kernels of the CPU leave is compared, but for convolutions; differences fail the test that
+/// runs. NaNs are equal, whatever their bits.
 class Twins {
  public:
   /// `wide`: everything is counted with 64 bits, as if it were large.

@@ -67,6 +67,7 @@ struct Runtime : Table {
   RP_ENTRY(cudaGraphCreate);
   RP_ENTRY(cudaGraphDestroy);
   RP_ENTRY(cudaGraphAddChildGraphNode);
+  RP_ENTRY(cudaGraphExecChildGraphNodeSetParams);
   RP_ENTRY(cudaGraphAddKernelNode);
   RP_ENTRY(cudaGraphKernelNodeSetAttribute);
   RP_ENTRY(cudaGraphAddMemcpyNode);

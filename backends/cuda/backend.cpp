@@ -58,6 +58,9 @@ class CudaBackend final : public Backend {
   std::unique_ptr<RegionKernel> compile_scan(const Region& region, std::string* why) override {
     return cuda::compile_scan(region, why);
   }
+  bool reads_short(const Op& op, const Layout& left, const Layout& right) override {
+    return cuda::reads_short(op, left, right);
+  }
   std::unique_ptr<Replay> replay() override { return cuda::make_replay(); }
 
   // From what the device says of itself: arithmetic of its 32-bit lanes, two operations a cycle each; its memory's bus.

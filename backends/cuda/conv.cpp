@@ -82,10 +82,14 @@ ConvShape conv_shape(const Region& region) {
   return s;
 }
 
+std::string order_weights_text(const ConvShape& s, DType dtype) {
+  const std::string text = "typedef " + c_type(dtype) + " T;\n" + std::string(weights_args);
+  return text + std::string(s.pass == ConvPass::forward ? forward_text : backward_text);
+}
+
 void order_weights(const ConvShape& s, DType dtype, const std::byte* weights, std::byte* to) {
   const bool forward = s.pass == ConvPass::forward;
-  const std::string text = "typedef " + c_type(dtype) + " T;\n" + std::string(weights_args);
-  const Function& f = function_of(text + std::string(forward ? forward_text : backward_text));
+  const Function& f = function_of(order_weights_text(s, dtype));
   ArgsBytes args;
   args.add(weights);
   args.add(to);

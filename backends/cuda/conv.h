@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "reprise/backends/cpu/conv.h"
 #include "reprise/core/backend.h"
@@ -27,6 +28,8 @@ cpu::ConvShape conv_shape(const Region& region);
 /// Puts weights [out, c, kh, kw] into the order in which products read them: [kh, kw, c, out], or towards the image
 /// [kh, kw, out, c].
 void order_weights(const cpu::ConvShape& shape, DType dtype, const std::byte* weights, std::byte* to);
+
+std::string order_weights_text(const cpu::ConvShape& shape, DType dtype);
 
 std::unique_ptr<RegionKernel> compile_conv_weights(const Region& region);
 

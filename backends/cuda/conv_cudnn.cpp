@@ -6,6 +6,7 @@
 #include "reprise/backends/cuda/cudnn_patterns.h"
 #include "reprise/backends/cuda/cudnn_plan.h"
 #include "reprise/backends/cuda/element_text.h"
+#include "reprise/backends/cuda/epilogue.h"
 #include "reprise/backends/cuda/launches.h"
 #include "reprise/backends/cuda/region_kernels.h"
 #include "reprise/core/switches.h"
@@ -55,57 +56,6 @@ class WeightsMove {
   PlannedLaunch launch_;
 };
 
-/// The stage behind a convolution as a map over the finished result.
-Region map_behind(const Region& region) {
-  Region map;
-  map.kind = RegionKind::map;
-  map.operands = region.operands;
-  map.stages = region.stages;
-  map.scalars = region.scalars;
-  const Nest& nest = region.members[0];
-  Shape shape = nest.outer;
-  shape.push_back(nest.rows);
-  shape.push_back(nest.columns);
-  std::vector<Strides> strides;
-  for (const Nest::Steps& s : nest.operands) {
-    strides.push_back(s.outer);
-    strides.back().push_back(s.row);
-    strides.back().push_back(s.column);
-  }
-  const std::optional<Nest> joined = make_nest(RegionKind::map, shape, 0, strides);
-  map.members.push_back(joined ? *joined : nest);
-  return map;
-}
-
-/// The operands of a stage that is max(product + bias, 0) with one bias for each column, and stores that alone.
-struct BiasRelu {
-  size_t bias, result;
-};
-std::optional<BiasRelu> bias_relu(const Region& region) {
-  const Stage& stage = region.stages[0];
-  const std::vector<Inst>& code = stage.program.insts;
-  const auto find = [&](Ir op) { return std::ranges::find(code, op, &Inst::op); };
-  const auto sum = find(Ir::add), relu = find(Ir::max), store = find(Ir::store), zero = find(Ir::constant);
-  const auto number = [&](auto it) { return static_cast<uint16_t>(it - code.begin()); };
-  const bool whole = code.size() == 6 && sum != code.end() && relu != code.end() && store != code.end() &&
-                     zero != code.end() && zero->imm == 0 &&
-                     std::minmax(relu->a, relu->b) == std::minmax(number(sum), number(zero)) &&
-                     store->a == number(relu) && code[sum->a].op == Ir::load && code[sum->b].op == Ir::load;
-  if (!whole) return {};
-  const auto operand = [&](const Inst& i) { return static_cast<size_t>(stage.slots[i.imm].index); };
-  size_t a = operand(code[sum->a]), b = operand(code[sum->b]);
-  if (b == product) std::swap(a, b);
-  const Nest::Steps& steps = region.members[0].operands[b];
-  const bool per_column =
-      steps.column == 1 && !steps.row && std::ranges::all_of(steps.outer, [](int64_t s) { return !s; });
-  const size_t result = operand(*store);
-  const bool same = region.operands[result].layout == region.operands[product].layout;
-  const DType dtype = region.operands[product].layout->dtype();
-  const bool one_type = region.operands[b].layout->dtype() == dtype;
-  if (a != product || b == product || !per_column || !same || !one_type) return {};
-  return BiasRelu{b, result};
-}
-
 class CudnnConv final : public RegionKernel {
  public:
   CudnnConv(const Region& region, const ConvShape& shape, DType dtype, cudnnDataType_t type)
@@ -121,8 +71,10 @@ class CudnnConv final : public RegionKernel {
     if (region.stages.empty()) return;
     behind_ = compile_map(map_behind(region));
     if (shape.pass != ConvPass::forward || !shape.nhwc) return;
-    fused_operands_ = bias_relu(region);
-    if (fused_operands_) plan_with_bias(shape, type);
+    stage_ = plain_stage(region);
+    if (!stage_ || !stage_->bias || !stage_->relu) return;
+    const bool same = region.operands[stage_->result].layout == region.operands[product].layout;
+    if (same) plan_with_bias(shape, type);
   }
 
   void run(const RegionCall& call) const override {
@@ -130,10 +82,8 @@ class CudnnConv final : public RegionKernel {
     if (move_ && !after) move_->run(call);
     const auto at = [&](size_t k) { return moved_ == k ? call.scratch : call.pointers[k]; };
     std::byte* const workspace = call.scratch + weights_bytes_;
-    if (fused_ && call.pointers[fused_operands_->result] == call.pointers[product]) {
-      const auto [bias, result] = *fused_operands_;
-      return fused_->run(std::array{at(0), at(1), at(bias), at(result)}, workspace);
-    }
+    if (fused_ && call.pointers[stage_->result] == call.pointers[product])
+      return fused_->run(std::array{at(0), at(1), at(stage_->bias), at(stage_->result)}, workspace);
     plan_.run(std::array{at(0), at(1), at(product)}, workspace);
     if (move_ && after) move_->run(call);
     if (behind_) behind_->run({call.pointers, call.scalars, call.storages, call.scratch + bytes_});
@@ -158,7 +108,7 @@ class CudnnConv final : public RegionKernel {
 
   const DnnPlan& plan_;
   const DnnPlan* fused_ = nullptr;  // does it all, where nothing else wants the product
-  std::optional<BiasRelu> fused_operands_;
+  std::optional<PlainStage> stage_;
   std::optional<WeightsMove> move_;
   size_t moved_ = static_cast<size_t>(-1);  // the operand that the plan finds at the front of the scratch
   size_t weights_bytes_ = 0, bytes_ = 0;

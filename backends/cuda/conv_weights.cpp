@@ -47,7 +47,7 @@ int64_t segment_of(const ConvShape& s) {
   return std::max<int64_t>(1, rows * s.ow);
 }
 
-class WeightsKernel final : public RegionKernel {
+class WeightsKernel final : public TextKernel {
  public:
   explicit WeightsKernel(const Region& region)
       : region_(region), shape_(conv_shape(region)), dtype_(region.operands[2].layout->dtype()) {
@@ -73,13 +73,18 @@ class WeightsKernel final : public RegionKernel {
     args.set(0, call.pointers[0]);
     args.set(8, call.pointers[1]);
     args.set(16, adds_planes() ? call.scratch : call.pointers[2]);
-    const LazyFunction& function = functions_[has_vectors(call, 1, shape_.out)][has_vectors(call, 0, shape_.c)];
+    const bool left = has_vectors(shape_.out) && is_aligned(call.pointers[1]);
+    const bool right = has_vectors(shape_.c) && is_aligned(call.pointers[0]);
+    const LazyFunction& function = functions_[left][right];
     const auto blocks = static_cast<uint32_t>(std::min<int64_t>(tiles_, INT_MAX));
     launch(function.get(), {.blocks = blocks, .threads = tile_threads, .shared_bytes = tile_bytes(*tile_, dtype_)},
            args.bytes());
     if (adds_planes()) add_planes(call);
   }
 
+  std::vector<std::string> texts() const override {
+    return {text(has_vectors(shape_.out), has_vectors(shape_.c)), text(false, false), add_text()};
+  }
   std::string form() const override {
     return fmt::format("conv weights {}x{}, {} parts", tile_->rows, tile_->columns, splits_);
   }
@@ -105,13 +110,13 @@ class WeightsKernel final : public RegionKernel {
     for (int64_t number : numbers) args_.add(number);
   }
 
-  bool has_vectors(const RegionCall& call, size_t operand, int64_t channels) const {
-    return shape_.nhwc && channels % static_cast<int64_t>(16 / size_of(dtype_)) == 0 &&
-           reinterpret_cast<uintptr_t>(call.pointers[operand]) % 16 == 0;
+  bool has_vectors(int64_t channels) const {
+    return shape_.nhwc && channels % static_cast<int64_t>(16 / size_of(dtype_)) == 0;
   }
+  static bool is_aligned(const std::byte* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
   std::string text(bool left, bool right) const {
-    std::string text = tile_text(*tile_, dtype_, true);
+    std::string text = tile_text(*tile_, dtype_, true, true);
     text += fmt::format("constexpr int OPERANDS = 3;\nconstexpr bool LEFT_VECTORS = {}, RIGHT_VECTORS = {};\n", left,
                         right);
     text += product_tile_text;
@@ -121,13 +126,15 @@ class WeightsKernel final : public RegionKernel {
     return text;
   }
 
+  std::string add_text() const { return "typedef " + c_type(dtype_) + " T;\n" + std::string(planes_text); }
+
   void add_planes(const RegionCall& call) const {
     ArgsBytes args;
     args.add(static_cast<const std::byte*>(call.scratch));
     args.add(call.pointers[2]);
     for (int64_t number : {splits_, shape_.out, shape_.c, shape_.kh * shape_.kw}) args.add(number);
-    const Function& f = function_of("typedef " + c_type(dtype_) + " T;\n" + std::string(planes_text));
-    launch(f, {.blocks = blocks_for(static_cast<uint64_t>(divide_up(shape_.weights(), 256)))}, args.bytes());
+    launch(function_of(add_text()), {.blocks = blocks_for(static_cast<uint64_t>(divide_up(shape_.weights(), 256)))},
+           args.bytes());
   }
 
   Region region_;

@@ -65,8 +65,8 @@ class LaunchList {
   std::span<const std::byte> args(const Work& work) const { return {args_.data() + work.args, work.args_bytes}; }
   /// Puts everything on the compute stream, piece by piece.
   void launch() const;
-  /// The same kernels and transfers on as many blocks and bytes, though on other addresses and numbers; of libraries,
-  /// exactly the same.
+  /// The same kernels, transfers and libraries' works on as many blocks and bytes, though on other addresses and
+  /// numbers.
   bool same_shape(const LaunchList& other) const;
   /// Whether piece `i`, of the same shape in both, has the same addresses and numbers.
   bool same_work(const LaunchList& other, size_t i) const;

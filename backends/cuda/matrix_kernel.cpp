@@ -106,7 +106,8 @@ void MatrixKernel::add_args(const MatrixProduct& p) {
 }
 
 std::string MatrixKernel::text(bool left_vectors, bool right_vectors) const {
-  std::string text = tile_text(*cut_.tile, dtype_, segmented_);
+  const bool vectors = left_vectors && right_vectors;
+  std::string text = tile_text(*cut_.tile, dtype_, segmented_, segmented_ || !vectors);
   text += fmt::format("constexpr int OPERANDS = {}, SCALARS = {};\n", moves_.size(), std::max(1, region_.scalars));
   text += fmt::format("constexpr bool LEFT_ALONG_K = {}, LEFT_VECTORS = {};\n", left_.along_k, left_vectors);
   text += fmt::format("constexpr bool RIGHT_ALONG_K = {}, RIGHT_VECTORS = {};\n", right_.along_k, right_vectors);
@@ -141,6 +142,10 @@ void MatrixKernel::run(const RegionCall& call) const {
   const size_t shared = tile_bytes(*cut_.tile, dtype_) + 8 * moves_.size();
   const LazyFunction& function = functions_[left_.vectors && is_aligned(left)][right_.vectors && is_aligned(right)];
   launch(function.get(), {.blocks = blocks, .threads = tile_threads, .shared_bytes = shared}, args.bytes());
+}
+
+std::vector<std::string> MatrixKernel::texts() const {
+  return {text(left_.vectors, right_.vectors), text(false, false)};
 }
 
 std::string MatrixKernel::form() const {

@@ -43,6 +43,8 @@ class MatrixKernel {
       : MatrixKernel(region, product, choose_cut(product)) {}
   void run(const RegionCall& call) const;
   std::string form() const;
+  /// For operands at aligned addresses, then at others.
+  std::vector<std::string> texts() const;
 
  private:
   // A factor as the blocks load it: packs lie along k or along the other axis.

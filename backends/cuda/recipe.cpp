@@ -134,7 +134,7 @@ constexpr Row rows[] = {
     {&avg_pool2d_backward_op, avg_pool2d_backward_recipe, false},
 };
 
-class CallKernel final : public RegionKernel {
+class CallKernel final : public TextKernel {
  public:
   CallKernel(const Region& region, const Row& row)
       : operands_(region.operands.size()), empty_(!region.operands.back().layout->numel) {
@@ -148,6 +148,12 @@ class CallKernel final : public RegionKernel {
     for (const Step& step : recipes_[aligned].steps) step.run(call);
   }
 
+  std::vector<std::string> texts() const override {
+    std::vector<std::string> all;
+    for (const Recipe& r : recipes_)
+      for (const Step& step : r.steps) all.push_back(step.text());
+    return all;
+  }
   std::string form() const override { return fmt::format("{} launches", recipes_[true].steps.size()); }
   size_t scratch_bytes() const override { return std::max(recipes_[false].scratch, recipes_[true].scratch); }
 

@@ -32,6 +32,7 @@ class Step {
   Step& threads_for(int64_t pieces);
   Step& blocks_of(int64_t pieces, size_t shared_bytes = 0);
   void run(const RegionCall& call) const { launch_.run(call); }
+  std::string text() const { return launch_.function->text(); }
 
  private:
   PlannedLaunch launch_;

@@ -40,11 +40,12 @@ bool is_pointwise(const ConvShape& s) {
 bool is_flat(const ImageMoves& m, const ConvShape& s) { return m.h == m.w * s.w && (s.n == 1 || m.n == m.h * s.h); }
 
 // A window of one pixel: the image is a matrix.
-class PointwiseKernel final : public RegionKernel {
+class PointwiseKernel final : public TextKernel {
  public:
   PointwiseKernel(const Region& region, const ConvShape& s, const std::vector<ImageMoves>& moves)
       : product_(region, product_of(region, s, moves)) {}
   void run(const RegionCall& call) const override { product_.run(call); }
+  std::vector<std::string> texts() const override { return product_.texts(); }
   std::string form() const override { return product_.form(); }
 
  private:
@@ -60,7 +61,7 @@ class PointwiseKernel final : public RegionKernel {
   MatrixKernel product_;
 };
 
-class ImageKernel final : public RegionKernel {
+class ImageKernel final : public TextKernel {
  public:
   ImageKernel(const Region& region, const ConvShape& shape, std::vector<ImageMoves> moves)
       : region_(region), shape_(shape), dtype_(region.operands[2].layout->dtype()), moves_(std::move(moves)) {
@@ -69,7 +70,7 @@ class ImageKernel final : public RegionKernel {
     const int64_t phases = forward() ? 1 : int64_t{shape_.stride_h} * shape_.stride_w;
     const int64_t height = forward() ? shape_.oh : divide_up(shape_.h, shape_.stride_h);
     const int64_t width = forward() ? shape_.ow : divide_up(shape_.w, shape_.stride_w);
-    const TileLimits limits{.rows = 32, .sums = forward() ? 64 : 32};
+    const TileLimits limits{.rows = 32, .sums = 32};
     tile_ = choose_tile(dtype_, {shape_.n * height * width, columns(), phases}, limits).tile;
     tiles_m_ = tiles_along(shape_.n * height * width, tile_->rows);
     tiles_n_ = tiles_along(columns(), tile_->columns);
@@ -90,10 +91,13 @@ class ImageKernel final : public RegionKernel {
     const auto blocks = static_cast<uint32_t>(std::min<int64_t>(tiles_, INT_MAX));
     const size_t shared = tile_bytes(*tile_, dtype_) + 12 * static_cast<size_t>(tile_->rows);
     const bool aligned = reinterpret_cast<uintptr_t>(call.pointers[0]) % 16 == 0;
-    launch(functions_[aligned && moves_[0].c == 1 && is_whole(channels())].get(),
+    launch(functions_[aligned && has_vectors()].get(),
            {.blocks = blocks, .threads = tile_threads, .shared_bytes = shared}, args.bytes());
   }
 
+  std::vector<std::string> texts() const override {
+    return {order_weights_text(shape_, dtype_), text(has_vectors()), text(false)};
+  }
   std::string form() const override {
     return fmt::format("conv {}x{}{}", tile_->rows, tile_->columns, region_.stages.empty() ? "" : ", epilogue");
   }
@@ -125,10 +129,11 @@ class ImageKernel final : public RegionKernel {
     stores_at_ = args_.add(int64_t{1});
   }
 
+  bool has_vectors() const { return moves_[0].c == 1 && is_whole(channels()); }
   bool is_whole(int64_t channels) const { return channels % static_cast<int64_t>(16 / size_of(dtype_)) == 0; }
 
   std::string text(bool vectors) const {
-    std::string text = tile_text(*tile_, dtype_, false);
+    std::string text = tile_text(*tile_, dtype_, false, false);
     text += fmt::format("constexpr int OPERANDS = {}, SCALARS = {};\n", moves_.size(), std::max(1, region_.scalars));
     text += fmt::format("constexpr bool BACKWARD = {}, LEFT_VECTORS = {}, RIGHT_VECTORS = {};\n", !forward(), vectors,
                         is_whole(columns()));

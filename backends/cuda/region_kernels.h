@@ -15,6 +15,8 @@ std::unique_ptr<RegionKernel> compile_rows(const Region& region, int64_t narrow 
 std::unique_ptr<RegionKernel> compile_columns(const Region& region, int64_t narrow = most_narrow);
 std::unique_ptr<RegionKernel> compile_copy(const Region& region, int64_t narrow = most_narrow);
 std::unique_ptr<RegionKernel> compile_gemm(const Region& region);
+/// Whether a library takes factors of 16 bits as they lie (Backend::reads_short).
+bool reads_short(const Op& op, const Layout& left, const Layout& right);
 std::unique_ptr<RegionKernel> compile_conv(const Region& region);
 std::unique_ptr<RegionKernel> compile_call(const Region& region);
 /// All steps of a scan; null, with the reason, if that is not one kernel (scan.h).

@@ -143,6 +143,9 @@ class Graph {
       void* argument;
       const cudaKernelNodeParams p = kernel_params(list, w, &argument);
       cuda.cudaGraphExecKernelNodeSetParams(exec_, nodes_[i], &p);
+    } else if (w.kind == LaunchList::Kind::library) {
+      const Captured part(*w.library, list.args(w));
+      cuda.cudaGraphExecChildGraphNodeSetParams(exec_, nodes_[i], part.graph());
     } else if (w.kind == LaunchList::Kind::copy) {
       cuda.cudaGraphExecMemcpyNodeSetParams1D(exec_, nodes_[i], w.to, w.from, w.bytes, cudaMemcpyDeviceToDevice);
     } else {
@@ -173,13 +176,11 @@ class GraphReplay final : public Replay {
       steps();
     }
     if (refuses()) return;
-    if (graph_ && graph_->fits(list_)) {
-      graph_->update(list_);
+    if (graph_ && !graph_->fits(list_)) graph_.reset();
+    if (graph_ ? succeeds([&] { graph_->update(list_); })
+               : list_.same_shape(before_) && succeeds([&] { graph_ = std::make_unique<Graph>(list_); }))
       return launch(pointers, scalars);
-    }
-    graph_.reset();
-    if (list_.same_shape(before_) && make_graph()) return launch(pointers, scalars);
-    if (!direct_.empty()) return list_.launch();
+    if (!direct_.empty()) graph_.reset();
     list_.launch();
     before_ = list_;
   }
@@ -203,10 +204,12 @@ class GraphReplay final : public Replay {
     return true;
   }
 
-  // False, with the reason, if a library does what cannot be captured.
-  bool make_graph() {
+  // Makes a graph or changes it. False, with the reason, if a library does what cannot be captured, or something else
+  // for other addresses.
+  template <class F>
+  bool succeeds(F&& change) {
     try {
-      graph_ = std::make_unique<Graph>(list_);
+      change();
       return true;
     } catch (const Error& e) {
       if (std::ranges::none_of(list_.works(), [](const LaunchList::Work& w) { return w.library; })) throw;

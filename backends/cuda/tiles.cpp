@@ -36,13 +36,17 @@ std::span<const Tile> tiles_of(DType dtype) {
 
 int64_t tiles_along(int64_t extent, int tile) { return (extent + tile - 1) / tile; }
 
-TileChoice choose_tile(DType dtype, const Extents& e, const TileLimits& limits) {
+bool fits(const Tile& tile, DType dtype, const TileLimits& limits) {
   // Beside two sets of sums, or the steps of an integer product, there are registers for half as many.
   const bool half = limits.segmented || !is_floating(dtype);
-  const int most = std::min(limits.sums, half ? 128 / static_cast<int>(size_of(dtype)) : limits.sums);
+  const int most = half ? 128 / static_cast<int>(size_of(dtype)) : 64;
+  return tile.rows >= limits.rows && tile.r * tile.c <= std::min(limits.sums, most);
+}
+
+TileChoice choose_tile(DType dtype, const Extents& e, const TileLimits& limits) {
   TileChoice best{nullptr, 0};
   for (const Tile& tile : tiles_of(dtype)) {
-    if (tile.rows < limits.rows || tile.r * tile.c > most) continue;
+    if (!fits(tile, dtype, limits)) continue;
     const int64_t tiles = e.count * tiles_along(e.m, tile.rows) * tiles_along(e.n, tile.columns);
     const double waves = static_cast<double>(tiles_along(tiles, multiprocessors));
     const double cost = waves * tile.rows * tile.columns / tile.rate;
@@ -58,14 +62,14 @@ size_t tile_bytes(const Tile& tile, DType dtype) {
   return static_cast<size_t>(std::max(factors, sums)) * size_of(dtype);
 }
 
-std::string tile_text(const Tile& tile, DType dtype, bool segmented) {
+std::string tile_text(const Tile& tile, DType dtype, bool segmented, bool roomy) {
   return fmt::format(
       "typedef {} T;\n"
       "constexpr int THREADS = {}, ROWS = {}, COLUMNS = {}, DEPTH = {}, R = {}, C = {}, LANES_X = {}, PARTS = {};\n"
       "constexpr int UNROLL = {}, BLOCKS = {}, SHARED_TILES = {};\n"
       "constexpr bool SEGMENTED = {};\n",
       c_type(dtype), tile_threads, tile.rows, tile.columns, tile.depth, tile.r, tile.c, tile.lanes_x, tile.parts,
-      tile.unroll, segmented ? 1 : tile.blocks, tile_bytes(tile, dtype), segmented);
+      tile.unroll, roomy ? 1 : tile.blocks, tile_bytes(tile, dtype), segmented);
 }
 
 }  // namespace rp::cuda

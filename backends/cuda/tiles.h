@@ -36,6 +36,8 @@ struct TileLimits {
   int sums = 64;           // of a thread, at most
 };
 
+bool fits(const Tile& tile, DType dtype, const TileLimits& limits);
+
 /// The tile that is done first on a device of many multiprocessors, and how long that takes (only proportions count).
 /// It depends on nothing but the arguments.
 struct TileChoice {
@@ -49,7 +51,8 @@ int64_t tiles_along(int64_t extent, int tile);
 /// Shared memory for both factors' tiles, which is also what finished sums pass through.
 size_t tile_bytes(const Tile& tile, DType dtype);
 
-/// The constants that a product's text begins with.
-std::string tile_text(const Tile& tile, DType dtype, bool segmented);
+/// The constants that a product's text begins with. `roomy`: a thread may have all registers, so that fewer blocks are
+/// on a multiprocessor.
+std::string tile_text(const Tile& tile, DType dtype, bool segmented, bool roomy);
 
 }  // namespace rp::cuda

@@ -92,7 +92,10 @@ cudaError_t add_child(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphN
     g->nodes.push_back(std::move(copy));
   }
   const cudaError_t status = add(node, graph, before, count, {.kind = Work::Kind::call, .call = [] {}});
-  for (const auto& [original, copy] : made) g->nodes.back()->before.push_back(copy);
+  for (const auto& n : from->nodes) {
+    g->nodes.back()->before.push_back(made.at(n.get()));
+    g->nodes.back()->child.push_back(made.at(n.get()));
+  }
   return status;
 }
 
@@ -197,6 +200,22 @@ cudaError_t set_fill(cudaGraphExec_t exec, cudaGraphNode_t node, const cudaMemse
   return cudaSuccess;
 }
 
+/// The same nodes with other arguments.
+cudaError_t set_child(cudaGraphExec_t exec, cudaGraphNode_t node, cudaGraph_t child) {
+  Exec* const e = exec_of(exec);
+  const Graph* const from = graph_of(child);
+  if (!from || !work_of(exec, node, Work::Kind::call)) return cudaErrorInvalidValue;
+  const std::vector<Node*>& nodes = reinterpret_cast<Node*>(node)->child;
+  if (nodes.size() != from->nodes.size()) return cudaErrorGraphExecUpdateFailure;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    const Work& work = from->nodes[i]->work;
+    if (work.kind != nodes[i]->work.kind || work.function != nodes[i]->work.function)
+      return cudaErrorGraphExecUpdateFailure;
+    e->work[e->index.at(nodes[i])] = work;
+  }
+  return cudaSuccess;
+}
+
 cudaError_t upload(cudaGraphExec_t exec, cudaStream_t stream) {
   return exec_of(exec) && state->stream(stream) ? cudaSuccess : cudaErrorInvalidValue;
 }
@@ -230,6 +249,7 @@ void put_graphs(cuda::Runtime& table) {
   put<get_nodes>(table.cudaGraphGetNodes);
   put<instantiate>(table.cudaGraphInstantiate);
   put<destroy_exec>(table.cudaGraphExecDestroy);
+  put<set_child>(table.cudaGraphExecChildGraphNodeSetParams);
   put<set_kernel>(table.cudaGraphExecKernelNodeSetParams);
   put<set_copy>(table.cudaGraphExecMemcpyNodeSetParams1D);
   put<set_fill>(table.cudaGraphExecMemsetNodeSetParams);

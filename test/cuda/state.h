@@ -45,6 +45,7 @@ struct Work {
 struct Node {
   Work work;
   std::vector<Node*> before;
+  std::vector<Node*> child;  // the nodes of another graph that this one waits for
 };
 
 struct Graph {
