@@ -105,7 +105,7 @@ class Tests(Folder):
 
 class Goals(Folder):
     def row(self, name, met, **more):
-        return {"id": name, "meets_goal": met, "captured_ns": 2500.0, "eager_ns": None, "note": "", "fraction_of_limit": 0.95,
+        return {"id": name, "meets_goal": met, "captured_ns": 2500.0, "eager_ns": None, "fast_ns": None, "counts_fast": False, "note": "", "fraction_of_limit": 0.95,
                 "ratio": 1.5, "best_peer": "jax", **more}
 
     def entries(self, rows, records):
