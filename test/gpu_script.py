@@ -188,8 +188,9 @@ class Programs(Folder):
         if not answer["available"]:
             self.assertEqual(said.returncode, 3)
             self.assertTrue(answer["why_not"])
-            looks = [json.loads(subprocess.run([pack / "bench/selftest"], **clean).stdout)["look_ms"] for _ in range(5)]
-            self.assertLess(min(looks), 2)
+            # A busy machine interrupts most of them, so one that was left alone is waited for.
+            looks = (json.loads(subprocess.run([pack / "bench/selftest"], **clean).stdout)["look_ms"] for _ in range(50))
+            self.assertTrue(any(look < 2 for look in looks), "no look for a device took less than 2 ms")
             start = subprocess.run([pack / "bench/selftest", "start"], **clean)
             self.assertIn("there is no CUDA device", start.stderr)
 
