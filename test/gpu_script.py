@@ -170,6 +170,16 @@ class Programs(Folder):
         self.assertTrue(kept)
         self.assertEqual(compiled(), kept)
 
+    def test_plans_of_cudnn_are_kept_without_a_device(self):
+        said = subprocess.run([BUILD / "bench/selftest", "environment"], capture_output=True, text=True).stdout
+        folders = [pathlib.Path(folder) for folder in json.loads(said)["searched"] if folder]
+        cases = subprocess.run([BUILD / "test/cuda_tests", "--list-test-names-only"], capture_output=True, text=True).stdout
+        if "plans for an H200" not in cases or not any(any(folder.glob("libcudnn.so.*")) for folder in folders):
+            self.skipTest("cuDNN is not there")
+        argv = [BUILD / "bench/bench", "--device", "cuda", "--compile-only", "90", "G12.train.lenet"]
+        subprocess.run(argv, capture_output=True, env={"REPRISE_CUDA_CACHE": str(self.out)})
+        self.assertTrue([path for path in self.out.iterdir() if b"\x7fELF" not in path.read_bytes()])
+
     def test_a_pack_starts_where_nothing_else_is(self):
         pack = self.out / "pack"
         done = subprocess.run([sys.executable, "-B", SCRIPTS / "pack.py", pack, "--build", BUILD, "--architectures", ""],
