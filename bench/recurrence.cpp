@@ -219,7 +219,7 @@ Result measure_layer(const RecurrentSize& size) {
 
 // ---- on a CUDA device ----
 
-/// Those of a goal that is stated in time, too.
+/// What counts takes no longer.
 Goal within(double ns) {
   return {"<= " + time_text(ns), [ns](const Result& r) { return r.ours() <= ns; }};
 }
