@@ -62,7 +62,7 @@ constexpr std::array all_rewrites{
 constexpr std::array bit_changing_rewrites{
     Rewrite{"contract", "a product and the sum it goes into are rounded once"},
     Rewrite{"approximate", "tanh of f32 by a quotient of polynomials: within 6 ulp instead of 2"},
-    Rewrite{"library", "convolutions on CUDA by cuDNN, which adds up in an order of its own"},
+    Rewrite{"library", "convolutions and attention on CUDA by cuDNN, which adds up in an order of its own"},
 };
 
 constinit thread_local const Without* innermost = nullptr;
