@@ -60,31 +60,34 @@ Comparison comparison(const Chain& chain, int64_t numel) {
 
 enum class Lie : uint8_t { contiguous, broadcast, strided };
 
-/// 64 MB for each tensor: all whole, the second a row for all rows, or the first half of the columns of one twice as
-/// wide.
-Comparison ten_ops_comparison(Lie lie) {
+/// 64 MB of f32 for each tensor: all whole, the second a row for all rows, or the first half of the columns of one
+/// twice as wide.
+Comparison ten_ops_comparison(Lie lie, rp::DType dtype) {
   constexpr int64_t rows = 4096, columns = 4096;
   Comparison c{.spec = {"chain", "ten_ops", {{"halved", lie == Lie::strided}}}};
   c.spec.add("x0", {rows, lie == Lie::strided ? 2 * columns : columns});
   c.spec.add("x1", lie == Lie::broadcast ? std::vector<int64_t>{columns} : std::vector<int64_t>{rows, columns});
   c.spec.add("x2", {rows, columns});
+  c.spec = stored_as(dtype, c.spec);
   c.make = [lie, spec = c.spec]() -> Copy {
     Tensors in = tensors_of(spec);
     if (lie == Lie::strided) in[0] = in[0].slice(1, 0, columns);
     return {[in, step = rp::capture(ten_ops)]() mutable { return step(in); }};
   };
-  c.bytes = 4.0 * rows * columns * (lie == Lie::broadcast ? 3 : 4);
+  c.bytes = static_cast<double>(rp::size_of(dtype)) * rows * columns * (lie == Lie::broadcast ? 3 : 4);
+  c.tolerance = tolerance_of(dtype);
   c.entries = learning_peers();
   return c;
 }
 
 std::vector<Case> cuda_chain_cases(const Surroundings& around) {
   std::vector<Case> cases;
-  for (const auto& [name, lie, limit] : {std::tuple("contiguous", Lie::contiguous, 0.92),
-                                         {"broadcast", Lie::broadcast, 0.8},
-                                         {"strided", Lie::strided, 0.8}})
-    cases.push_back(compared(around, fmt::format("G5.chain10.f32.{}", name), ratios({}, limit),
-                             [lie = lie] { return ten_ops_comparison(lie); }));
+  for (const rp::DType dtype : {rp::DType::f32, rp::DType::bf16})
+    for (const auto& [name, lie, limit] : {std::tuple("contiguous", Lie::contiguous, 0.92),
+                                           {"broadcast", Lie::broadcast, 0.8},
+                                           {"strided", Lie::strided, 0.8}})
+      cases.push_back(compared(around, fmt::format("G5.chain10.{}.{}", name_of(dtype), name), ratios({}, limit),
+                               [lie = lie, dtype] { return ten_ops_comparison(lie, dtype); }));
   return cases;
 }
 

@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "reprise/bench/cuda_machine.h"
 #include "reprise/reprise.h"
 
 namespace bench {
@@ -29,6 +30,29 @@ void require_equal(const Tensors& eager, const Tensors& graph, const std::string
       throw std::runtime_error(fmt::format("{} has other bits captured than eager in result {}", what, i));
 }
 
+std::vector<Digest> digests_of(const Tensors& all) {
+  std::vector<Digest> digests;
+  for (const Tensor& t : all) digests.push_back(digest_of(t));
+  return digests;
+}
+
+void append(Tensors& all, const Tensors& more) { all.insert(all.end(), more.begin(), more.end()); }
+
+/// What they differ in; empty if they agree.
+std::string mismatch(const std::vector<Digest>& ours, const std::vector<Digest>& theirs, const Comparison& c) {
+  if (ours.size() != theirs.size()) return fmt::format("{} results instead of {}", theirs.size(), ours.size());
+  for (size_t i = 0; i < std::min(ours.size(), c.compared_results); ++i)
+    if (!agree(ours[i], theirs[i], c.tolerance))
+      return fmt::format("computes another result {}: norm {:.6g} for {:.6g}, dot {:.6g} for {:.6g}", i, theirs[i].norm,
+                         ours[i].norm, theirs[i].dot, ours[i].dot);
+  return {};
+}
+
+void require_near(const std::vector<Digest>& eager, const std::vector<Digest>& fast, const Comparison& c) {
+  if (const std::string difference = mismatch(eager, fast, c); !difference.empty())
+    throw std::runtime_error("captured at fast " + difference);
+}
+
 Tensors call_in(Mode mode, const std::function<Tensors()>& call) {
   const rp::ModeGuard guard(mode);
   return call();
@@ -43,16 +67,19 @@ class Copies {
       fast_ = make(c, Mode::graph);
     }
     for (int call = 1; call <= c.checked_calls; ++call) {
-      if (c.captured) call_in(Mode::graph, [this] { return at_fast(fast_.call); });
-      Tensors results = call_in(Mode::eager, eager_.call);
-      if (c.captured) require_equal(results, call_in(Mode::graph, graph_.call), fmt::format("call {}", call));
+      Tensors results = call_in(Mode::eager, eager_.call), fast;
+      if (c.captured) {
+        require_equal(results, call_in(Mode::graph, graph_.call), fmt::format("call {}", call));
+        fast = call_in(Mode::graph, [this] { return at_fast(fast_.call); });
+      }
       if (eager_.state) {
         const Tensors state = eager_.state();
         if (c.captured) require_equal(state, graph_.state(), fmt::format("what call {} changed", call));
-        results.insert(results.end(), state.begin(), state.end());
+        if (c.captured) append(fast, fast_.state());
+        append(results, state);
       }
-      if (call == c.compared_calls)
-        for (const Tensor& t : results) digests_.push_back(digest_of(t));
+      if (call == c.compared_calls) digests_ = digests_of(results);
+      if (c.captured && call == c.checked_calls) require_near(digests_of(results), digests_of(fast), c);
     }
     for (const Copy* copy : {&eager_, &graph_, &fast_})
       if (copy->checked) copy->checked();
@@ -102,15 +129,6 @@ struct Rival {
   bool disagrees = false;
 };
 
-std::string mismatch(const std::vector<Digest>& ours, const std::vector<Digest>& theirs, double tolerance) {
-  if (ours.size() != theirs.size()) return fmt::format("{} results instead of {}", theirs.size(), ours.size());
-  for (size_t i = 0; i < ours.size(); ++i)
-    if (!agree(ours[i], theirs[i], tolerance))
-      return fmt::format("computes another result {}: norm {:.6g} for {:.6g}, dot {:.6g} for {:.6g}", i, theirs[i].norm,
-                         ours[i].norm, theirs[i].dot, ours[i].dot);
-  return {};
-}
-
 std::vector<Rival> prepare(const Comparison& c, const Copies& copies, const Surroundings& around) {
   std::vector<Rival> rivals;
   for (const Entry& entry : c.entries)
@@ -118,7 +136,7 @@ std::vector<Rival> prepare(const Comparison& c, const Copies& copies, const Surr
       if (peer->name() != entry.peer) continue;
       Rival r{entry, peer.get(), entry.peer + entry.form, {}};
       try {
-        r.error = mismatch(copies.digests(), peer->prepare(r.key, c.spec, entry.form, c.compared_calls), c.tolerance);
+        r.error = mismatch(copies.digests(), peer->prepare(r.key, c.spec, entry.form, c.compared_calls), c);
         r.disagrees = !r.error.empty();
       } catch (const std::exception& e) {
         r.error = e.what();
@@ -197,10 +215,12 @@ Result compare(const Comparison& c, const Surroundings& around) {
   Result r;
   set_own_times(timing, c, r);
   set_peers(timing, own, rivals, c.parts, r);
-  const double limit = std::max({around.machine.arithmetic_ns(c.flops), c.arithmetic_ns / around.threads,
-                                 c.bytes > 0 ? around.machine.moving_ns(c.bytes) : 0});
+  const double arithmetic = c.tensor_cores ? cuda_product_ns(c.flops) : around.machine.arithmetic_ns(c.flops);
+  const double limit =
+      std::max({arithmetic, c.arithmetic_ns / around.threads, c.bytes > 0 ? around.machine.moving_ns(c.bytes) : 0});
   if (limit > 0) r.limit_ns = limit / c.parts;
   r.flops = c.flops;
+  r.counts_fast = c.tensor_cores;
   r.more = copies.facts();
   r.more["rounds"] = timing.of[0].size();
   return r;
@@ -212,7 +232,8 @@ Case compared(const Surroundings& around, std::string id, Goal goal, std::functi
 
 Tensor tensor_of(const Part& part) {
   const rp::Shape shape{std::span(part.shape)};
-  return part.classes ? rp::tensor(integer_values(part), shape) : rp::tensor(float_values(part), shape);
+  if (part.classes) return rp::tensor(integer_values(part), shape);
+  return rp::tensor(float_values(part), shape).to(dtype_of(part));
 }
 
 Tensors tensors_of(const Spec& spec) {
@@ -220,6 +241,29 @@ Tensors tensors_of(const Spec& spec) {
   for (const Part& p : spec.parts) all.push_back(tensor_of(p));
   return all;
 }
+
+rp::DType dtype_of(const Part& part) {
+  if (part.classes) return rp::DType::i64;
+  for (int i = 0; i < rp::dtype_count; ++i)
+    if (const auto dtype = static_cast<rp::DType>(i); rp::name_of(dtype) == part.dtype) return dtype;
+  throw std::runtime_error("no dtype is called " + part.dtype);
+}
+
+double bytes_of(const Part& part) {
+  return static_cast<double>(part.numel()) * static_cast<double>(rp::size_of(dtype_of(part)));
+}
+
+Spec stored_as(rp::DType dtype, Spec spec) {
+  for (Part& p : spec.parts)
+    if (!p.classes) p.dtype = rp::name_of(dtype);
+  return spec;
+}
+
+std::string goal_id(std::string_view goal, std::string_view what, rp::DType dtype) {
+  return fmt::format("{}.{}.{}", rp::is_short(dtype) ? goal : "beside", what, rp::name_of(dtype));
+}
+
+double tolerance_of(rp::DType dtype) { return rp::is_short(dtype) ? 2e-2 : 1e-3; }
 
 Digest digest_of(const Tensor& t) {
   const std::vector<float> values = t.to_vector<float>();

@@ -231,6 +231,7 @@ void compile_only(int architecture) {
   for (const rp::cuda::Symbol* const symbol : table->symbols())
     if (!symbol->found()) rp::fail("compile-only: expected a function for {}", symbol->name());
   rp::cuda::install_fake(table);
+  if (architecture == 90) plan_only();
 }
 
 int compile_texts(const std::string& folder, int architecture) {

@@ -15,6 +15,7 @@ namespace {
 void compile_only(int) { fail(); }
 int compile_texts(const std::string&, int) { fail(); }
 Machine describe_cuda_machine() { fail(); }
+double cuda_product_ns(double) { fail(); }
 nlohmann::json describe_cuda_environment() { fail(); }
 std::vector<Case> constant_cases() { return {}; }
 

@@ -83,6 +83,19 @@ double cuda_fma_gflops() {
   return 2.0 * fmas_a_turn * turns * 256 * full_grid() / median(timing.of[0]);
 }
 
+double cuda_product_ns(double flops) {
+  static const double gflops = [] {
+    constexpr int64_t n = 8192;
+    try {
+      const LibraryProduct product(n);
+      return 2.0 * n * n * n / median(interleave({{rp::Mode::eager, [&] { product(); }}}).of[0]);
+    } catch (const std::exception&) {
+      return std::numeric_limits<double>::infinity();
+    }
+  }();
+  return flops / gflops;
+}
+
 Machine describe_cuda_machine() {
   Machine m;
   m.cpu = rp::cuda::describe();

@@ -14,6 +14,9 @@ Machine describe_cuda_machine();
 double cuda_copy_gbs(size_t bytes);
 /// Fused multiply-adds of f32 a ns, two operations each.
 double cuda_fma_gflops();
+/// The time of so many operations at the rate of a large product of bf16 by cuBLASLt, which is measured when first
+/// asked for; 0 without that library.
+double cuda_product_ns(double flops);
 
 /// What the selftest says of the libraries and the device, as JSON: paths, versions, properties, cuDNN's own text of
 /// them. What is not there has an error instead.

@@ -88,8 +88,9 @@ struct Job {
   bool training;
   Update update = Update::sgd;
   std::vector<Entry> entries = all_peers();
-  int compared_calls = 3;   // of a training step
-  double tolerance = 1e-2;  // and of what it changes: the difference of two near numbers
+  int compared_calls = 3;            // of a training step
+  double tolerance = 1e-2;           // and of what it changes: the difference of two near numbers
+  rp::DType dtype = rp::DType::f32;  // of x, and so of what layers compute; parameters and the loss are f32
 
   std::string id() const {
     const char* how = !training ? "forward" : update == Update::sgd ? "sgd" : "adam";
@@ -106,7 +107,7 @@ Spec spec_of(const Job& job) {
   spec.options = {{"timed_otherwise", n.name == std::string("fashion") || n.name == std::string("resnet50")}};
   std::vector<int64_t> shape{job.batch};
   shape.insert(shape.end(), n.sample.begin(), n.sample.end());
-  spec.add("x", shape);
+  spec.add("x", shape).dtype = rp::name_of(job.dtype);
   if (job.training) {
     spec.options.update({{"optimizer", job.update == Update::adam ? "adam" : "sgd"}, {"lr", rate(job)}});
     spec.add("y", {job.batch}).classes = n.classes;
@@ -155,7 +156,7 @@ Copy training_copy(const Job& job, const Spec& spec) {
   const auto optimizer = optimizer_of(job, model.module);
   Copy copy = copy_of([=, run = model.run]() -> Tensors {
     optimizer->zero_grad();
-    const Tensor loss = rp::cross_entropy(run(x), y);
+    const Tensor loss = rp::cross_entropy(run(x).to(rp::DType::f32), y);
     loss.backward();
     optimizer->step();
     return {loss};
@@ -173,11 +174,13 @@ Comparison comparison(const Job& job) {
   c.flops = job.training ? 3 * forward - 2 * n.first_macs * static_cast<double>(job.batch) : forward;
   // Read once; in training read and written, like what the optimiser keeps for each.
   const double visits = !job.training ? 1 : job.update == Update::adam ? 6 : 4;
-  for (const Part& p : c.spec.parts)
-    c.bytes += 4 * static_cast<double>(p.numel()) * (&p == c.spec.parts.data() ? 1 : visits);
+  for (const Part& p : c.spec.parts) c.bytes += bytes_of(p) * (&p == c.spec.parts.data() ? 1 : visits);
   c.entries = job.entries;
+  c.tensor_cores = rp::is_short(job.dtype);
   if (job.training) c.compared_calls = job.compared_calls;
   if (job.training) c.tolerance = job.tolerance;
+  // Fifty layers of 16-bit floats leave little of what gradients have in common: only the loss has to agree.
+  if (job.training && rp::is_short(job.dtype)) c.compared_results = 1;
   return c;
 }
 
@@ -231,17 +234,22 @@ Goal without_reorders(Goal goal) {
 
 std::vector<Case> cuda_network_cases(const Surroundings& around) {
   const std::vector<Entry> learners = learning_image_peers(), plain = learning_peers();
-  const auto named = [&](const char* id, const Job& job, Goal goal) {
-    return compared(around, id, std::move(goal), [job] { return comparison(job); });
+  const auto named = [&](std::string id, const Job& job, Goal goal) {
+    return compared(around, std::move(id), std::move(goal), [job] { return comparison(job); });
+  };
+  const auto resnet = [&](rp::DType dtype, int64_t batch) {
+    const double tolerance = rp::is_short(dtype) ? tolerance_of(dtype) : 5e-2;
+    return named(goal_id("G13", "train.resnet50", dtype) + fmt::format(".{}", batch),
+                 {&resnet50, batch, true, Update::sgd, learners, 1, tolerance, dtype},
+                 ratios({{1, "compiled", is_compiled}}));
   };
   return {
       named("G12.train.mlp.f32.128", {&mlp, 128, true, Update::sgd, plain}, ratios({{1.3, "compiled", is_compiled}})),
       named("G12.train.lenet.f32.128", {&lenet, 128, true, Update::sgd, learners},
             ratios({{1.3, "compiled", is_compiled}})),
-      named("G13.train.resnet50.f32.64", {&resnet50, 64, true, Update::sgd, learners, 1, 5e-2},
-            ratios({{1, "compiled", is_compiled}})),
-      named("G13.train.resnet50.f32.256", {&resnet50, 256, true, Update::sgd, learners, 1, 5e-2},
-            ratios({{1, "compiled", is_compiled}})),
+      resnet(rp::DType::bf16, 64),
+      resnet(rp::DType::bf16, 256),
+      resnet(rp::DType::f32, 64),
   };
 }
 

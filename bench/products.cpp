@@ -60,12 +60,13 @@ Goal product_goal(const Size& size, int threads) {
           }};
 }
 
-/// What bias and activation add to the product.
-Result measure_epilogue(const Size& size) {
-  Spec spec = comparison(size, true).spec;
+/// What bias and activation add to the product; of 16-bit floats at Level::fast.
+Result measure_epilogue(const Size& size, rp::DType dtype = rp::DType::f32) {
+  const Spec spec = stored_as(dtype, comparison(size, true).spec);
+  const rp::CaptureOptions how{.level = rp::is_short(dtype) ? rp::Level::fast : rp::Level::exact};
   const Tensors in = tensors_of(spec);
-  auto plain = rp::capture([](const Tensors& t) { return rp::matmul(t[0], t[1]); });
-  auto whole = rp::capture(dense);
+  auto plain = rp::capture([](const Tensors& t) { return rp::matmul(t[0], t[1]); }, how);
+  auto whole = rp::capture(dense, how);
   const Timing timing = interleave({{rp::Mode::graph, [&] { plain(in); }}, {rp::Mode::graph, [&] { whole(in); }}});
   const double product = median(timing.of[0]), added = median(difference(timing.of[1], timing.of[0])) / product;
   Result r;
@@ -137,15 +138,18 @@ Copy gelu_copy(const Spec& spec, bool backward) {
   return {[in, step = rp::capture(run)]() mutable { return step(in); }};
 }
 
-Comparison gelu_comparison(const Size& size, bool backward) {
+Comparison gelu_comparison(const Size& size, bool backward, rp::DType dtype) {
   Comparison c{.spec = {"linear", "gelu", {{"constant", false}, {"backward", backward}}}};
   c.spec.add("x", {size.m, size.k});
   c.spec.add("w", {size.k, size.n}, 0.03).linear = true;
   c.spec.add("b", {size.n});
   if (backward) c.spec.add("dy", {size.m, size.n});
+  c.spec = stored_as(dtype, c.spec);
   c.make = [spec = c.spec, backward] { return gelu_copy(spec, backward); };
   c.flops = size.flops() * (backward ? 3 : 1);
-  c.bytes = size.bytes();
+  c.bytes = size.bytes() * static_cast<double>(rp::size_of(dtype)) / 4;
+  c.tolerance = tolerance_of(dtype);
+  c.tensor_cores = rp::is_short(dtype);
   c.entries = learning_peers();
   return c;
 }
@@ -153,15 +157,18 @@ Comparison gelu_comparison(const Size& size, bool backward) {
 std::vector<Case> cuda_product_cases(const Surroundings& around) {
   static constexpr Size square{4096, 4096, 4096};
   std::vector<Case> cases;
-  for (const bool backward : {false, true})
-    cases.push_back(compared(around, fmt::format("G8.dense_gelu.f32.4096.{}", backward ? "train" : "forward"),
-                             ratios({{1, "compiled peer", is_compiled}}, 0.98),
-                             [backward] { return gelu_comparison(square, backward); }));
-  cases.push_back({"G8.epilogue.f32.4096", stated("<= 3% of the product"), [] {
-                     Result r = measure_epilogue(square);
-                     r.met = r.more.at("epilogue") <= 0.03;
-                     return r;
-                   }});
+  for (const rp::DType dtype : {rp::DType::bf16, rp::DType::f32}) {
+    const auto id = [dtype](const char* what) { return goal_id("G8", what, dtype) + ".4096"; };
+    for (const bool backward : {false, true})
+      cases.push_back(compared(around, id("dense_gelu") + (backward ? ".train" : ".forward"),
+                               ratios({{1, "compiled peer", is_compiled}}, 0.98),
+                               [=] { return gelu_comparison(square, backward, dtype); }));
+    cases.push_back({id("epilogue"), stated("<= 3% of the product"), [dtype] {
+                       Result r = measure_epilogue(square, dtype);
+                       r.met = r.more.at("epilogue") <= 0.03;
+                       return r;
+                     }});
+  }
   return cases;
 }
 

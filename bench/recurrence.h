@@ -7,6 +7,7 @@ namespace bench {
 struct RecurrentSize {
   std::string name;
   int64_t batch, hidden, steps;  ///< as many inputs as hidden units
+  rp::DType dtype = rp::DType::f32;
 };
 const std::vector<RecurrentSize>& recurrent_sizes();
 

@@ -79,7 +79,7 @@ Spec recurrence_spec(const RecurrentCell& cell, const RecurrentSize& size) {
     spec.add("a2", {hidden}, scale, 1);
     spec.add("b2", {hidden}, scale);
   }
-  return spec;
+  return stored_as(size.dtype, spec);
 }
 
 Recurrence::Step Recurrence::step_of(const std::string& cell) {
@@ -101,7 +101,9 @@ Recurrence::Recurrence(const RecurrentCell& cell, const RecurrentSize& size)
   parameters_.erase(parameters_.begin());
 }
 
-Tensors Recurrence::initial_state() const { return Tensors(states_, rp::zeros({size_.batch, size_.hidden})); }
+Tensors Recurrence::initial_state() const {
+  return Tensors(states_, rp::zeros({size_.batch, size_.hidden}, size_.dtype));
+}
 
 Tensors Recurrence::transposed() const {
   Tensors p = parameters_;

@@ -25,7 +25,7 @@ std::optional<bool> meets(const Case& c, const Result& r) { return c.goal.met ? 
 /// The rate of the faster mode, in 1e9 operations a second.
 std::optional<double> gflops(const Result& r) {
   if (r.flops == 0) return {};
-  return r.flops / std::min(r.eager_ns.value_or(1e300), r.captured_ns.value_or(1e300));
+  return r.flops / std::min(r.eager_ns.value_or(1e300), r.ours());
 }
 
 std::optional<double> ratio(const Result& r) {
@@ -68,6 +68,7 @@ Json row_json(const Case& c, const Result& r, std::optional<bool> met, int threa
               {"eager_ns", or_null(r.eager_ns)},
               {"captured_ns", or_null(r.captured_ns)},
               {"fast_ns", or_null(r.fast_ns)},
+              {"counts_fast", r.counts_fast},
               {"spread", r.spread},
               {"captured_slower", r.eager_ns && r.captured_ns ? Json(r.loss_low_ns > 0) : Json()},
               {"limit_ns", or_null(r.limit_ns)},
@@ -113,7 +114,7 @@ void Table::print(const Case& c, const Result& r, std::optional<bool> met) const
   std::string note = r.note;
   const auto remark = [&](const std::string& more) { note += (note.empty() || more.empty() ? "" : "; ") + more; };
   if (const auto rate = gflops(r)) remark(fmt::format("{:.1f} GFLOP/s", *rate));
-  if (r.fast_ns) remark(fmt::format("at fast {:.2f}x", r.ours() / *r.fast_ns));
+  if (r.fast_ns) remark(fmt::format("at fast {:.2f}x", *r.captured_ns / *r.fast_ns));
   if (r.loss_low_ns > 0) remark("captured is slower than eager");
   if (r.system_calls) remark(fmt::format("{} system calls", r.system_calls));
   remark(peers_text(r));

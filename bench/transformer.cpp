@@ -14,10 +14,11 @@ struct BlockSize {
 };
 constexpr BlockSize small{8, 128, 256, 4}, large{8, 2048, 4096, 32}, tiny{1, 64, 256, 4};
 
-Spec spec_of(const BlockSize& s, bool backward) {
+Spec spec_of(const BlockSize& s, bool backward, rp::DType dtype) {
   Spec spec{backward ? "transformer" : "forward", "transformer", {{"heads", s.heads}}};
   spec.add("x", {s.batch, s.steps, s.width});
   if (backward) spec.add("dy", {s.batch, s.steps, s.width});
+  spec = stored_as(dtype, spec);
   const EncoderBlock block(s.width, s.heads);
   rp::no_grad([&] { return block(rp::zeros({1, 1, s.width})); });  // makes the parameters
   add_parameters(block, spec);
@@ -48,13 +49,16 @@ Copy copy_of(const BlockSize& s, const Spec& spec, bool backward) {
   return {[step, dy = tensor_of(spec.parts[1])]() mutable { return step(dy); }};
 }
 
-Comparison comparison(const BlockSize& s, bool backward) {
-  Comparison c{.spec = spec_of(s, backward)};
+/// Layers compute in the dtype of x and dy; the parameters are f32.
+Comparison comparison(const BlockSize& s, bool backward, rp::DType dtype = rp::DType::f32) {
+  Comparison c{.spec = spec_of(s, backward, dtype)};
   c.make = [s, spec = c.spec, backward] { return copy_of(s, spec, backward); };
   const auto rows = static_cast<double>(s.batch * s.steps), dense = 12.0 * static_cast<double>(s.width * s.width),
              attention = 2.0 * static_cast<double>(s.steps * s.width);
   c.flops = 2 * rows * (dense + attention) * (backward ? 3 : 1);
-  for (const Part& p : c.spec.parts) c.bytes += 4 * static_cast<double>(p.numel()) * (backward ? 2 : 1);
+  for (const Part& p : c.spec.parts) c.bytes += bytes_of(p) * (backward ? 2 : 1);
+  c.tolerance = tolerance_of(dtype);
+  c.tensor_cores = rp::is_short(dtype);
   if (backward) c.entries = learning_peers();
   return c;
 }
@@ -68,9 +72,13 @@ std::vector<Case> transformer_cases(const Surroundings& around) {
     few.met = [met = few.met](const Result& r) {
       return r.more.value("kernels", 0) > 9 ? std::optional(false) : met(r);
     };
-    return {compared(around, "G15.transformer.f32.b1-s64-d256.forward", few, [] { return comparison(tiny, false); }),
-            compared(around, "G14.transformer.f32.b8-s2048-d4096.train", ratios({{1, "compiled peer", is_compiled}}),
-                     [] { return comparison(large, true); })};
+    std::vector<Case> cases{
+        compared(around, "G15.transformer.f32.b1-s64-d256.forward", few, [] { return comparison(tiny, false); })};
+    for (const rp::DType dtype : {rp::DType::bf16, rp::DType::f32})
+      cases.push_back(compared(around, goal_id("G14", "transformer", dtype) + ".b8-s2048-d4096.train",
+                               ratios({{1, "compiled peer", is_compiled}}),
+                               [dtype] { return comparison(large, true, dtype); }));
+    return cases;
   }
   std::vector<Case> cases;
   for (const bool backward : {false, true})

@@ -66,9 +66,19 @@ int64_t view_offset(const Call& call) {
   return call.op->view_offset({*call.op, {&layout, 1}, call.attrs, call.scalars, call.scalar_mask});
 }
 
+// Of 16-bit floats a body is computed as f32, and its result rounded.
 Tensor run_body(const Op& op, std::span<const Tensor> inputs, const Attrs& attrs, const Scalars& scalars) {
   const DeviceScope on(inputs[0].device());
-  return op.body(inputs, attrs, scalars);
+  if (std::ranges::none_of(inputs, [](const Tensor& t) { return is_short(t.dtype()); }))
+    return op.body(inputs, attrs, scalars);
+  std::vector<Tensor> wide;
+  std::vector<const Tensor*> given;
+  for (const Tensor& t : inputs) {
+    wide.push_back(is_short(t.dtype()) ? cast(t, DType::f32) : t);
+    given.push_back(&t);
+  }
+  const Layout* result = infer({.op = &op, .inputs = given, .attrs = attrs, .scalars = scalars});
+  return cast(op.body(wide, attrs, scalars), result->dtype());
 }
 
 Tensor run_now(const Call& call) {
@@ -86,11 +96,12 @@ bool reads_short(const Call& call) {
   return std::any_of(call.inputs.begin(), call.inputs.end(), [](const Tensor* t) { return is_short(t->dtype()); });
 }
 
-// Of 16-bit floats everything that is neither element by element nor a reduction is computed as f32.
+// Of 16-bit floats everything that is neither element by element nor a reduction is computed as f32. A composite that
+// is not on the tape itself is so in its body.
 bool widens(const Call& call) {
   const Op& op = *call.op;
-  const bool computes =
-      op.kind == Kind::contract || op.kind == Kind::composite || (op.kind == Kind::kernel && !op.moves);
+  const bool computes = op.kind == Kind::contract || (op.kind == Kind::composite && op.gradient.rule) ||
+                        (op.kind == Kind::kernel && !op.moves);
   return computes && reads_short(call);
 }
 

@@ -99,6 +99,9 @@ class Backend {
   /// Compiled form of a program; equal programs give the same object, which lives for ever.
   virtual const Compiled* compile(const Program& program) = 0;
   virtual std::unique_ptr<RegionKernel> compile(const Region& region) = 0;
+  /// Whether a composite op is one kernel, which `compile` makes of a region of that op; otherwise its body takes its
+  /// place.
+  virtual bool takes_whole(const Op&, const Attrs&, std::span<const Layout* const> /*inputs*/) { return false; }
   /// All steps of a scan as one kernel. Null if there is none; `why` says what forbids it, where such kernels exist.
   virtual std::unique_ptr<RegionKernel> compile_scan(const Region&, std::string* /*why*/) { return nullptr; }
   /// Where bits may change: whether a product with a result of f32 is better off with factors of 16 bits, as they lie,

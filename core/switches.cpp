@@ -62,7 +62,8 @@ constexpr std::array all_rewrites{
 constexpr std::array bit_changing_rewrites{
     Rewrite{"contract", "a product and the sum it goes into are rounded once"},
     Rewrite{"approximate", "tanh of f32 by a quotient of polynomials: within 6 ulp instead of 2"},
-    Rewrite{"library", "large products and convolutions on CUDA by cuBLASLt and cuDNN, which add up in other orders"},
+    Rewrite{"library",
+            "large products, convolutions and attention on CUDA by cuBLASLt and cuDNN, which add up in other orders"},
 };
 
 constinit thread_local const Without* innermost = nullptr;

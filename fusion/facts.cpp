@@ -72,7 +72,7 @@ double products_of(const Graph& g, const Node& n) {
 Cost cost_of(const Graph& g, const Node& n) {
   const double products = products_of(g, n);
   if (products) return {2 * products, 2 * products * (size_of(n.layout->dtype()) == 8 ? 2 : 1)};
-  if (n.op->kind != Kind::kernel) return {};
+  if (!is_call(*n.op)) return {};
   int64_t most = n.layout->numel;
   for (int32_t in : n.inputs) most = std::max(most, g[in].layout->numel);
   return {static_cast<double>(most), 2 * static_cast<double>(most)};
@@ -99,9 +99,9 @@ double predict(Backend& backend, double work, int64_t bytes) {
 std::string rule_by_kind(const Node& producer, const Node& consumer) {
   if (disabled("fuse")) return "fusing is switched off";
   if (consumer.op->kind == Kind::contract) return "a matrix product reads stored factors";
-  if (consumer.op->kind == Kind::kernel) return "a library kernel reads stored operands";
+  if (is_call(*consumer.op)) return "a library kernel reads stored operands";
   if (makes_blocks(*producer.op)) return "the consumer had joined another region";
-  if (producer.op->kind == Kind::kernel) return "a library kernel has no epilogue";
+  if (is_call(*producer.op)) return "a library kernel has no epilogue";
   if (producer.op->kind == Kind::write) return "it reads elements after they were written";
   return "together they have more operands than a program takes";
 }

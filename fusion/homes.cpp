@@ -62,12 +62,12 @@ class Candidates {
     const int32_t v = maker(concat, k);
     const Node& n = g_[v];
     const auto made = taken_.begin() + v;
-    const bool computed = n.op->kind == Kind::pointwise || n.op->kind == Kind::reduce || n.op->kind == Kind::contract ||
-                          n.op->kind == Kind::kernel;
+    const bool computed =
+        n.op->kind == Kind::pointwise || n.op->kind == Kind::reduce || n.op->kind == Kind::contract || is_call(*n.op);
     if (!computed || n.own || (*made && !planted(Defect::taken_home))) return false;
     const Layout& in = *g_[concat.inputs[k]].layout;
     const bool strided = outer_count(concat.layout->shape(), axis_of(concat)) != 1;
-    if (strided && (uses_[static_cast<size_t>(v)] != 1 || n.op->kind == Kind::reduce || n.op->kind == Kind::kernel ||
+    if (strided && (uses_[static_cast<size_t>(v)] != 1 || n.op->kind == Kind::reduce || is_call(*n.op) ||
                     !without_ones(in.shape(), in.strides, n.layout->shape())))
       return false;
     *made = true;

@@ -7,7 +7,7 @@
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/planted.h"
-#include "reprise/fusion/region.h"
+#include "reprise/fusion/partition.h"
 
 namespace rp {
 namespace {
@@ -52,7 +52,7 @@ class Legalizer {
         if (!unit_column(*layout(in))) in = packed(in, n.loc);
     // A write of strided elements into strided elements goes through a packed copy.
     if (n.op->kind == Kind::write && !unit_column(*layout(n.inputs[1]))) n.inputs[1] = packed(n.inputs[1], n.loc);
-    if (n.op->kind == Kind::kernel)
+    if (is_call(*n.op))
       for (int32_t& in : n.inputs) in = packed(in, n.loc);
     return builder_.add(std::move(n));
   }

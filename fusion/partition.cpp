@@ -75,7 +75,7 @@ Draft fresh(const Graph& g, int32_t i) {
   const Node& n = g[i];
   Draft d{.kind = RegionKind::map, .shape = n.layout->shape(), .reduced = 0, .nodes = {i}};
   if (n.op->kind == Kind::write) d.shape = g[n.inputs[1]].layout->shape();
-  if (n.op->kind == Kind::kernel) d.kind = RegionKind::kernel;
+  if (is_call(*n.op)) d.kind = RegionKind::kernel;
   if (makes_blocks(*n.op)) d.kind = RegionKind::gemm;
   if (n.op->kind == Kind::control) d.kind = RegionKind::control;
   if (n.op->kind == Kind::reduce) {
@@ -148,7 +148,7 @@ class Splitter {
     const Kind kind = g_[i].op->kind;
     if (kind == Kind::result)
       target = region_[static_cast<size_t>(g_[i].inputs[0])];
-    else if (fuse_ && kind != Kind::contract && kind != Kind::kernel && kind != Kind::control)
+    else if (fuse_ && kind != Kind::contract && !is_call(*g_[i].op) && kind != Kind::control)
       target = best_region(i, before);
     if (target < 0) {
       target = static_cast<int64_t>(drafts_.size());

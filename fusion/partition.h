@@ -8,6 +8,9 @@
 
 namespace rp {
 
+/// Whether an op runs as one kernel of the backend, alone. Of composites those do that have been left whole.
+inline bool is_call(const Op& op) { return op.kind == Kind::kernel || op.kind == Kind::composite; }
+
 /// What will become one region.
 struct Draft {
   RegionKind kind = RegionKind::map;

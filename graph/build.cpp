@@ -3,6 +3,7 @@
 #include <map>
 #include <set>
 
+#include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/graph/passes.h"
@@ -10,6 +11,12 @@
 
 namespace rp {
 namespace {
+
+std::vector<const Layout*> layouts_of(GraphBuilder& builder, const Node& n) {
+  std::vector<const Layout*> layouts;
+  for (const int32_t in : n.inputs) layouts.push_back(builder.graph()[in].layout);
+  return layouts;
+}
 
 class Builder {
  public:
@@ -106,12 +113,18 @@ class Builder {
     if (t.op == &write_op) return write(t, std::move(n));
     for (const OperandRef& r : t.inputs) n.inputs.push_back(read(r));
     n.own = written_.count(t.slot) != 0;
-    if (t.op->kind != Kind::composite) return define(t, builder_.add(std::move(n)));
+    if (t.op->kind != Kind::composite || is_whole(n)) return define(t, builder_.add(std::move(n)));
     int32_t value = inline_body(builder_, n);
     const Kind kind = builder_.graph()[value].op->kind;
     if (n.own || kind == Kind::view || kind == Kind::input)  // its elements must be its own
       value = builder_.add({.op = &copy_op, .inputs = {value}, .own = n.own, .layout = t.out, .loc = t.loc});
     define(t, value);
+  }
+
+  // Whether the device computes a composite op by a kernel of its own.
+  bool is_whole(const Node& composite) {
+    const std::vector<const Layout*> layouts = layouts_of(builder_, composite);
+    return engine.backend(layouts[0]->spec.device).takes_whole(*composite.op, composite.attrs, layouts);
   }
 
   void define(const TraceOp& t, int32_t node) { slot_[static_cast<size_t>(t.slot)] = node; }
@@ -145,9 +158,7 @@ Graph build_graph(const std::vector<const TraceOp*>& path, const std::vector<Ext
 }
 
 int32_t inline_body(GraphBuilder& builder, const Node& composite) {
-  std::vector<const Layout*> layouts;
-  for (int32_t in : composite.inputs) layouts.push_back(builder.graph()[in].layout);
-  const Graph& body = body_graph(*composite.op, composite.attrs, layouts);
+  const Graph& body = body_graph(*composite.op, composite.attrs, layouts_of(builder, composite));
   std::vector<int32_t> map;
   size_t input = 0;
   for (const Node& node : body.nodes) {

@@ -63,16 +63,21 @@ const LeafPlan* Recorder::build_plan(Leaf& leaf, TraceOp& end, std::vector<int32
   const double plans = fast ? 2.0 + static_cast<double>(inexact_rewrites().size()) : 1;  // exact, each rewrite, all
   const double budget = trie_.options.compile_budget_ms;
   try {
-    Graph graph = build_graph(path_to(&end), externals, live);
     plan->live = std::move(live);
+    const Names allowed = fast ? inexact_names() : Names();
+    const auto graph = [&](const Names& names) {
+      const Allow allow(names);
+      return build_graph(path_to(&end), externals, plan->live);
+    };
     if (trie_.options.profile) plan->times = std::make_unique<RunTimes>();
     if (most_per_op_ms * end.depth * plans > budget) {
       if (fast) plan->notes.push_back("fast: not compared with exact, for want of time");
-      leaf.coming = {std::move(plan), compile_elsewhere(std::move(graph), fast ? inexact_names() : Names())};
+      auto code = compile_elsewhere(graph(allowed), allowed);
+      leaf.coming = {std::move(plan), std::move(code)};
       return await_plan(leaf, budget);
     }
-    if (fast) plan->notes = differences([&](Names allowed) { return compile(graph, std::move(allowed)); });
-    plan->code = compile(std::move(graph), fast ? inexact_names() : Names());
+    if (fast) plan->notes = differences([&](const Names& names) { return compile(graph(names), names); });
+    plan->code = compile(graph(allowed), allowed);
   } catch (const Error& error) {
     refuse(leaf, error.what());
     return nullptr;

@@ -18,6 +18,11 @@ void check_positive(const char* layer, const char* what, int64_t value) {
   if (value <= 0) fail("{}: {} must be positive, got {}", layer, what, value);
 }
 
+/// A parameter of an input of 16-bit floats is read as such; its gradient and its updates stay f32.
+Tensor read_as(const Tensor& parameter, const Tensor& x) {
+  return is_short(x.dtype()) ? parameter.to(x.dtype()) : parameter;
+}
+
 Pool2dOptions with_window(Pool2dOptions options, Window window) {
   options.window_h = window.h;
   options.window_w = window.w;
@@ -41,7 +46,7 @@ Tensor Dense::operator()(In x) const {
     create(weight_, {inputs, units_}, options_.weight_init ? options_.weight_init : bounded_by(inputs), x->device());
     if (bias_) create(*bias_, {units_}, options_.bias_init ? options_.bias_init : bounded_by(inputs), x->device());
   }
-  return linear(x, value(weight_), bias_ ? value(*bias_) : Tensor());
+  return linear(x, read_as(value(weight_), x), bias_ ? read_as(value(*bias_), x) : Tensor());
 }
 
 Conv2D::Conv2D(int64_t filters, Window kernel, Conv2dOptions options, bool bias, Loc loc)
@@ -64,7 +69,7 @@ Tensor Conv2D::operator()(In x) const {
     create(weight_, shape, init, x->device());
     if (bias_) create(*bias_, {filters_}, init, x->device());
   }
-  return conv2d(x, value(weight_), bias_ ? value(*bias_) : Tensor(), options_);
+  return conv2d(x, read_as(value(weight_), x), bias_ ? read_as(value(*bias_), x) : Tensor(), options_);
 }
 
 MaxPool::MaxPool(Window window, Pool2dOptions options) : options_(with_window(options, window)) {}

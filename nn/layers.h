@@ -1,6 +1,7 @@
 #pragma once
 // The usual layers. All find their input sizes at first use, draw their first weights as PyTorch does unless told
-// otherwise, and report errors at the line that called them.
+// otherwise, and report errors at the line that called them. Parameters are f32; of an input of 16-bit floats a layer
+// makes a result of that dtype.
 #include <optional>
 #include <type_traits>
 

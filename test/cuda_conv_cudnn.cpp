@@ -1,4 +1,5 @@
-// Convolutions of captured functions by cuDNN where the last bits may change, and by our own kernels where not.
+// Convolutions and attention of captured functions by cuDNN where the last bits may change, and by our own kernels
+// where not.
 #include "reprise/core/switches.h"
 #include "reprise/reprise.h"
 #include "reprise/test/catch.h"
@@ -46,13 +47,13 @@ Ran run(F&& f, const Tensors& inputs, Level level, Device device) {
 
 /// At `fast` on the device, with as many runs of cuDNN as `runs` in one call; the CPU says what is right.
 template <class F>
-std::string check(F&& f, const Tensors& inputs, int64_t runs) {
+std::string check(F&& f, const Tensors& inputs, int64_t runs, double bound = 2e-6) {
   const Tensors expected = run(f, inputs, Level::exact, Device::cpu()).results;
   const Ran fast = run(f, inputs, Level::fast, Device::cuda());
   const int64_t before = fake_cudnn().runs;
   Tensors placed;
   for (size_t i = 0; i < expected.size(); ++i)
-    CHECK(distance(fast.results[i], expected[i]) < 2e-6 * max(abs(expected[i])).item<double>());
+    CHECK(distance(fast.results[i], expected[i]) < bound * max(abs(expected[i])).item<double>());
   auto captured = capture([&](const Tensors& in) { return f(in); }, {.level = Level::fast});
   for (const Tensor& t : inputs) placed.push_back(t.to(Device::cuda()));
   captured(placed);
@@ -165,4 +166,70 @@ TEST_CASE("images whose channels stand first", "[cuda]") {
             max_pool2d(relu(conv2d(in[0], in[1], in[2], {.padding = Padding::same})), {.window_h = 2, .window_w = 2})};
       },
       {normal({2, 6, 9, 8}), weights(9), normal({9})}, 1);
+}
+
+TEST_CASE("attention of 16-bit floats, at fast by cuDNN", "[cuda]") {
+  library();
+  for (const DType d : {DType::bf16, DType::f16})
+    for (const bool causal : {false, true}) {
+      const auto f = [=](const Tensors& in) {
+        return Tensors{scaled_dot_product_attention(in[0], in[1], in[2], {}, {.causal = causal})};
+      };
+      for (const Shape& batch : {Shape{}, Shape{3}, Shape{2, 3}, Shape{2, 1, 3}}) {
+        const auto matrices = [&](int64_t rows, int64_t width) {
+          Shape shape = batch;
+          shape.push_back(rows), shape.push_back(width);
+          return normal(shape).to(d);
+        };
+        const Tensors inputs{matrices(10, 8), matrices(12, 8), matrices(12, 16)};
+        CHECK_THAT(check(f, inputs, 1, d == DType::f16 ? 4e-3 : 3e-2), Contains("cudnn engine"));
+      }
+    }
+}
+
+TEST_CASE("attention on operands that lie anywhere, with a result that does", "[cuda]") {
+  library();
+  const auto by_head = [](const Tensor& t) { return t.reshape({2, 6, 3, 8}).permute({0, 2, 1, 3}); };
+  const auto heads = [&](const Tensors& in) {
+    const Tensors parts = split(in[0], 3, 2);
+    return Tensors{scaled_dot_product_attention(by_head(parts[0]), by_head(parts[1]), by_head(parts[2]))};
+  };
+  CHECK_THAT(check(heads, {normal({2, 6, 72}).to(DType::bf16)}, 1, 3e-2), Contains("cudnn engine"));
+  const auto shifted = [](const Tensors& in) {
+    const Tensor q = in[0].slice(0, 1, 81).reshape({10, 8});
+    return Tensors{concat({in[0], scaled_dot_product_attention(q, q, q).flatten()}, 0)};
+  };
+  CHECK_THAT(check(shifted, {normal({81}).to(DType::bf16)}, 1, 3e-2), Contains("cudnn engine"));
+}
+
+TEST_CASE("attention is replayed in a CUDA graph", "[cuda]") {
+  library();
+  const auto f = [](const Tensor& x) {
+    const Tensor y = scaled_dot_product_attention(x, x, x);
+    return scaled_dot_product_attention(y, x, y) * 2;
+  };
+  auto captured = capture(f, {.level = Level::fast});
+  const Tensor x = normal({2, 9, 16}).to(DType::bf16), here = x.to(Device::cuda()), expected = f(x);
+  for (int call = 0; call < 6; ++call) {
+    const int64_t runs = fake_cudnn().runs;
+    const Tensor y = captured(here).to(Device::cpu());
+    CHECK(distance(y, expected) < 3e-2 * max(abs(expected)).item<double>());
+    if (call > 1) CHECK(fake_cudnn().runs == runs + 2);
+  }
+  CHECK_THAT(captured.explain(), Contains("CUDA graph of"));
+}
+
+TEST_CASE("attention that cuDNN does not compute", "[cuda]") {
+  library();
+  const auto f = [](const Tensors& in) { return Tensors{scaled_dot_product_attention(in[0], in[0], in[0])}; };
+  const Tensor x = normal({3, 10, 8});
+  CHECK_THAT(check(f, {x}, 0), !Contains("cudnn engine"));
+  const auto masked = [](const Tensors& in) {
+    return Tensors{scaled_dot_product_attention(in[0], in[0], in[0], in[1] > 0)};
+  };
+  CHECK_THAT(check(masked, {x.to(DType::f16), tril(ones({10, 10}))}, 0, 4e-3), !Contains("cudnn engine"));
+  CHECK_THAT(run(f, {x.to(DType::f16)}, Level::exact, Device::cuda()).report, !Contains("cudnn engine"));
+  fake_cudnn().refuses_everything = true;
+  CHECK_THAT(check(f, {normal({3, 11, 8}).to(DType::f16)}, 0, 4e-3), !Contains("cudnn engine"));
+  fake_cudnn().refuses_everything = false;
 }

@@ -6,8 +6,8 @@
 
 #include "reprise/backends/cuda/cudnn_patterns.h"
 #include "reprise/backends/cuda/cudnn_plan.h"
+#include "reprise/bench/h200.h"
 #include "reprise/test/catch.h"
-#include "reprise/test/cuda/h200.h"
 
 using namespace rp;
 using namespace rp::cuda;
@@ -21,7 +21,7 @@ namespace {
 const DnnTarget* h200() {
   static const std::unique_ptr<const DnnTarget> target = []() -> std::unique_ptr<const DnnTarget> {
     try {
-      return std::make_unique<DnnTarget>(std::string(test::h200_properties));
+      return std::make_unique<DnnTarget>(std::string(bench::h200_properties));
     } catch (const Error& e) {
       WARN("skipped: " << e.what());
       return nullptr;

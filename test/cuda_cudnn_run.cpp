@@ -9,11 +9,11 @@
 #include "reprise/backends/cuda/cudnn_patterns.h"
 #include "reprise/backends/cuda/cudnn_plan.h"
 #include "reprise/backends/cuda/replay.h"
+#include "reprise/bench/h200.h"
 #include "reprise/core/switches.h"
 #include "reprise/reprise.h"
 #include "reprise/test/cuda/cudnn_fake.h"
 #include "reprise/test/cuda/device.h"
-#include "reprise/test/cuda/h200.h"
 #include "reprise/test/cuda_kernels.h"
 #include "reprise/test/kernel_call.h"
 
@@ -423,7 +423,7 @@ TEST_CASE("a plan made for a device that was not there runs on one that is", "[c
     return;
   }
   const DnnGraph& graph = some_graph();
-  const DnnTarget described{std::string(h200_properties)};
+  const DnnTarget described{std::string(bench::h200_properties)};
   const DnnPlan plan(graph, choose_engine(graph, described), DnnTarget::here());
   auto operands = operands_of(shape(ConvPass::forward));
   const auto expected = on_cpu(shape(ConvPass::forward), operands[0], operands[1]);

@@ -17,6 +17,7 @@
 #include "reprise/core/random.h"
 #include "reprise/eager/grad.h"
 #include "reprise/graph/capture.h"
+#include "reprise/nn/layers.h"
 #include "reprise/nn/optim.h"
 #include "reprise/test/catch.h"
 
@@ -287,6 +288,31 @@ TEST_CASE("parameters of 16 bits are trained, with state of 32", "[float16]") {
     for (int i = 0; i < 30; ++i) last = step().item<float>();
     CHECK(p.dtype() == d);
     CHECK(last < first / 2);
+  }
+}
+
+TEST_CASE("layers make 16-bit floats of 16-bit floats, and their parameters stay f32", "[float16]") {
+  for (const DType d : short_dtypes) {
+    manual_seed(1);
+    const Conv2D conv(4, 3);
+    const Dense dense(3);
+    const Sequential net(conv, BatchNorm(), relu, Flatten(), dense, LayerNorm());
+    const Tensor x = uniform({4, 2, 5, 5}, -1, 1), same = x.to(d);
+    const Tensor y = net(same);
+    CHECK(y.dtype() == d);
+    CHECK(net(x).dtype() == DType::f32);
+    sum(square(y).to(DType::f32)).backward();
+    CHECK(net.parameters().size() == 8);
+    for (const auto& [name, p] : net.parameters()) {
+      INFO(name);
+      CHECK(p.dtype() == DType::f32);
+      CHECK(p.grad().dtype() == DType::f32);
+    }
+    const Tensor rows = same.reshape({5, 40}).slice(1, 0, 36).contiguous();
+    const NamedTensors p = dense.parameters();
+    CHECK(dense(rows).to_vector<float>() == linear(rows, p[0].second.to(d), p[1].second.to(d)).to_vector<float>());
+    auto captured = capture([&](const Tensor& in) { return net(in); });
+    for (int call = 0; call < 3; ++call) CHECK(captured(same).to_vector<float>() == net(same).to_vector<float>());
   }
 }
 

@@ -105,7 +105,7 @@ class Tests(Folder):
 
 class Goals(Folder):
     def row(self, name, met, **more):
-        return {"id": name, "meets_goal": met, "captured_ns": 2500.0, "eager_ns": None, "note": "", "fraction_of_limit": 0.95,
+        return {"id": name, "meets_goal": met, "captured_ns": 2500.0, "eager_ns": None, "fast_ns": None, "counts_fast": False, "note": "", "fraction_of_limit": 0.95,
                 "ratio": 1.5, "best_peer": "jax", **more}
 
     def entries(self, rows, records):
@@ -170,12 +170,22 @@ class Programs(Folder):
         self.assertTrue(kept)
         self.assertEqual(compiled(), kept)
 
+    def test_plans_of_cudnn_are_kept_without_a_device(self):
+        said = subprocess.run([BUILD / "bench/selftest", "environment"], capture_output=True, text=True).stdout
+        folders = [pathlib.Path(folder) for folder in json.loads(said)["searched"] if folder]
+        cases = subprocess.run([BUILD / "test/cuda_tests", "--list-test-names-only"], capture_output=True, text=True).stdout
+        if "plans for an H200" not in cases or not any(any(folder.glob("libcudnn.so.*")) for folder in folders):
+            self.skipTest("cuDNN is not there")
+        argv = [BUILD / "bench/bench", "--device", "cuda", "--compile-only", "90", "G12.train.lenet"]
+        subprocess.run(argv, capture_output=True, env={"REPRISE_CUDA_CACHE": str(self.out)})
+        self.assertTrue([path for path in self.out.iterdir() if b"\x7fELF" not in path.read_bytes()])
+
     def test_a_pack_starts_where_nothing_else_is(self):
         pack = self.out / "pack"
         done = subprocess.run([sys.executable, "-B", SCRIPTS / "pack.py", pack, "--build", BUILD, "--architectures", ""],
                               capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        dry = subprocess.run([pack / "run", "A", "--dry"], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+        dry = subprocess.run([pack / "run", "A", "--dry"], capture_output=True, text=True, env={})
         self.assertEqual(dry.returncode, 0, dry.stdout + dry.stderr)
         clean = {"env": {"REPRISE_CUDA_PATH": "/nowhere"}, "capture_output": True, "text": True, "cwd": "/"}
         for program in ("bench/bench", "bench/selftest", *(f"test/{name}" for name in steps.TESTS)):
@@ -188,8 +198,9 @@ class Programs(Folder):
         if not answer["available"]:
             self.assertEqual(said.returncode, 3)
             self.assertTrue(answer["why_not"])
-            looks = [json.loads(subprocess.run([pack / "bench/selftest"], **clean).stdout)["look_ms"] for _ in range(5)]
-            self.assertLess(min(looks), 2)
+            # A busy machine interrupts most of them, so one that was left alone is waited for.
+            looks = (json.loads(subprocess.run([pack / "bench/selftest"], **clean).stdout)["look_ms"] for _ in range(50))
+            self.assertTrue(any(look < 2 for look in looks), "no look for a device took less than 2 ms")
             start = subprocess.run([pack / "bench/selftest", "start"], **clean)
             self.assertIn("there is no CUDA device", start.stderr)
 

@@ -1,5 +1,6 @@
 #include "reprise/backends/cuda/backend.h"
 
+#include "reprise/backends/cuda/attention.h"
 #include "reprise/backends/cuda/cuda.h"
 #include "reprise/backends/cuda/device.h"
 #include "reprise/backends/cuda/memory.h"
@@ -28,7 +29,7 @@ std::unique_ptr<RegionKernel> compile_region(const Region& region) {
     case RegionKind::kernel:
       break;
   }
-  return cuda::compile_call(region);
+  return region.op->kind == Kind::composite ? cuda::compile_attention(region) : cuda::compile_call(region);
 }
 
 class CudaBackend final : public Backend {
@@ -55,6 +56,9 @@ class CudaBackend final : public Backend {
   }
   const Compiled* compile(const Program&) override { fail("cuda: programs are compiled as parts of regions"); }
   std::unique_ptr<RegionKernel> compile(const Region& region) override { return compile_region(region); }
+  bool takes_whole(const Op& op, const Attrs& attrs, std::span<const Layout* const> inputs) override {
+    return cuda::takes_attention(op, attrs, inputs);
+  }
   std::unique_ptr<RegionKernel> compile_scan(const Region& region, std::string* why) override {
     return cuda::compile_scan(region, why);
   }

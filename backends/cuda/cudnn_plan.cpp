@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "reprise/backends/cuda/cache.h"
+#include "reprise/backends/cuda/device.h"
 #include "reprise/backends/cuda/sha256.h"
 
 namespace rp::cuda {
@@ -97,8 +98,10 @@ class Plans {
 
   std::unique_ptr<const DnnPlan> make(const DnnGraph& graph) {
     const DnnTarget& target = DnnTarget::here();
+    // Of a device's properties these say which engines there are and how work is divided; clocks and drivers do not.
     const std::string key =
-        hex(sha256(fmt::format("cudnn {}\n{}\n{}", cudnn().cudnnGetVersion(), target.properties(), to_string(graph))));
+        hex(sha256(fmt::format("cudnn {}, sm_{}, {} multiprocessors\n{}", cudnn().cudnnGetVersion(),
+                               device().architecture(), device().properties.multiProcessorCount, to_string(graph))));
     if (const std::optional<std::string> stored = disk_.read(key)) try {
         return std::make_unique<DnnPlan>(graph, choice_of(*stored), target);
       } catch (const Error&) {  // what another library wrote is not understood: it is made anew

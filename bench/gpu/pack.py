@@ -27,7 +27,8 @@ here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 if [ ! -e "$here/unpacked" ]; then
   tar -xzf "$here/programs.tar.gz" -C "$here" && touch "$here/unpacked" || exit
 fi
-exec "${PYTHON:-python3}" "$here/gpu/run.py" --root "$here" --out "${OUT:-$here/results}" "$@"
+# Without a PATH, Python does not find itself by a bare name.
+exec "$(command -v "${PYTHON:-python3}")" "$here/gpu/run.py" --root "$here" --out "${OUT:-$here/results}" "$@"
 """
 
 

@@ -34,7 +34,7 @@ CHAINS = {"lstm_gates": lstm_gates, "gelu12": gelu12, "cheap5": cheap5, "ten_ops
 
 
 def arrays(task):
-    return {name: jnp.array(t) for name, t in task.tensors.items()}
+    return {name: jnp.array(t, task.dtype(name)) for name, t in task.tensors.items()}
 
 
 def chain(task):
@@ -124,7 +124,7 @@ def parameters(task, but):
 
 def forward(task):
     x, p, how = images(arrays(task)["x"]), parameters(task, ["x"]), setting(task)
-    net = networks.NETWORKS[task.kind]
+    net = networks.network(task.kind)
     run = jax.jit(lambda p, x: [net(p, x, how)])
     return Work(lambda: run(p, x))
 
@@ -155,12 +155,12 @@ def adam(lr):
 
 def train(task):
     given = arrays(task)
-    x, y, p, net = images(given["x"]), given["y"], parameters(task, ["x", "y"]), networks.NETWORKS[task.kind]
+    x, y, p, net = images(given["x"]), given["y"], parameters(task, ["x", "y"]), networks.network(task.kind)
     before = jax.tree.map(jnp.copy, p)
     begin, update = {"sgd": sgd, "adam": adam}[task.options["optimizer"]](task.options["lr"])
 
     def loss_of(p, x, y, key):
-        logits = net(p, x, setting(task, key))
+        logits = net(p, x, setting(task, key)).astype(jnp.float32)
         return -jnp.take_along_axis(nn.log_softmax(logits), y[:, None], 1).mean()
 
     def step(p, state, key, x, y):
@@ -181,10 +181,10 @@ def train(task):
 def transformer(task):
     """Forward and backward: the gradients of x and of all parameters."""
     given, p, how = arrays(task), parameters(task, ["x", "dy"]), setting(task)
-    names = list(p)  # under jit they come sorted
+    names, net = list(p), networks.network("transformer")  # under jit they come sorted
 
     def step(p, x, dy):
-        y, backward = jax.vjp(lambda p, x: networks.transformer(p, x, how), p, x)
+        y, backward = jax.vjp(lambda p, x: net(p, x, how), p, x)
         grads, x_grad = backward(dy)
         return [y, x_grad, *(grads[name] for name in names)]
 

@@ -61,14 +61,15 @@ def lenet(p, x, _):
 
 
 def conv_norm(p, x, name, how, stride=1):
-    x = conv(p, f"{name}.conv", x, stride, "SAME")
+    y = conv(p, f"{name}.conv", x, stride, "SAME")
+    x = y.astype(jnp.float32)
     if how.training:
         mean = x.mean((0, 1, 2))
         variance = jnp.square(x).mean((0, 1, 2)) - jnp.square(mean)
     else:
         mean, variance = jnp.zeros(x.shape[-1]), jnp.ones(x.shape[-1])
     factor = p[f"{name}.norm.scale"] * lax.rsqrt(variance + 1e-5)
-    return (x - mean) * factor + p[f"{name}.norm.shift"]
+    return ((x - mean) * factor + p[f"{name}.norm.shift"]).astype(y.dtype)
 
 
 def block(p, x, name, how, stride):
@@ -87,8 +88,9 @@ def resnet50(p, x, how):
 
 
 def layer_norm(x, scale=1.0, shift=0.0):
-    x = x - x.mean(-1, keepdims=True)
-    return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5) * scale + shift
+    y = x.astype(jnp.float32)
+    y = y - y.mean(-1, keepdims=True)
+    return (y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-5) * scale + shift).astype(x.dtype)
 
 
 def transformer(p, x, how):
@@ -100,6 +102,16 @@ def transformer(p, x, how):
     x = x + dense(p, "output", (weights @ v).transpose(0, 2, 1, 3).reshape(x.shape))
     y = dense(p, "wide", layer_norm(x, p["norm2.scale"], p["norm2.shift"]))
     return x + dense(p, "narrow", nn.gelu(y, approximate=False))
+
+
+def network(kind):
+    """Parameters are f32: all but those of batch norms are cast to what x is of."""
+
+    def run(p, x, how):
+        p = {name: t if ".norm." in name else t.astype(x.dtype) for name, t in p.items()}
+        return NETWORKS[kind](p, x, how)
+
+    return run
 
 
 NETWORKS = {

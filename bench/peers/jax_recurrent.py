@@ -56,7 +56,7 @@ def project(x, cell, p):
 
 
 def recurrence(task):
-    cell, p = task.kind, {name: jnp.array(t) for name, t in task.tensors.items()}
+    cell, p = task.kind, {name: jnp.array(t, task.dtype(name)) for name, t in task.tensors.items()}
     x = p.pop("x")
 
     def run(x, p):

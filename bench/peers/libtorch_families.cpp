@@ -13,6 +13,7 @@ const Part& Task::part(const std::string& name) const {
 
 at::Tensor Task::tensor(const Part& part) const {
   if (part.classes) return torch::from_blob(integer_values(part).data(), part.shape, at::kLong).clone();
+  if (part.dtype != "f32") throw std::runtime_error("it computes in f32 only");
   const at::Tensor t = torch::from_blob(float_values(part).data(), part.shape).clone();
   return part.linear ? t.t().contiguous() : t;
 }

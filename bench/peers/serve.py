@@ -13,6 +13,7 @@ import numpy as np
 
 DIGEST_ID = 4242
 DEVICE = os.environ.get("PEER_DEVICE", "cpu")
+DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 
 
 def noise(number, count):
@@ -50,6 +51,11 @@ class Task:
         self.parts = {part["name"]: part for part in spec["parts"]}
         self.tensors = {name: values(part) for name, part in self.parts.items()}
         self.form, self.exact = form, exact
+
+    def dtype(self, name):
+        """What libraries call the dtype of a tensor."""
+        part = self.parts[name]
+        return "int64" if part["classes"] else DTYPES[part["dtype"]]
 
 
 class Work:

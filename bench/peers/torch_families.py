@@ -13,7 +13,7 @@ CHAINS = {}
 
 def tensor(task, name):
     """A weight of a dense layer is kept [out, in]."""
-    t = torch.from_numpy(task.tensors[name]).to(DEVICE)
+    t = recurrent.tensor(task, name)
     return t.t().contiguous() if task.parts[name]["linear"] else t
 
 
@@ -198,7 +198,7 @@ def forward(task):
     p, how = tensors(task, ["x"]), setting(task)
     p = fold_norms(p | running_statistics(p))
     p = {name: formatted(t, task.form) for name, t in p.items()}
-    net = networks.NETWORKS[task.kind]
+    net = networks.network(task.kind)
     return Constant(lambda p, x: net(p, x, how), p), [formatted(tensor(task, "x"), task.form)]
 
 
@@ -212,10 +212,10 @@ def optimizer(task, parameters):
 def train(task, compiled):
     x, y, how = formatted(tensor(task, "x"), task.form), tensor(task, "y"), setting(task)
     p = {n: formatted(t, task.form).requires_grad_() for n, t in tensors(task, ["x", "y"]).items()}
-    buffers, net = running_statistics(p), networks.NETWORKS[task.kind]
+    buffers, net = running_statistics(p), networks.network(task.kind)
     before = {name: t.detach().clone() for name, t in p.items()}
     update = optimizer(task, list(p.values()))
-    loss_of = compiled(lambda p, buffers, x, y: F.cross_entropy(net(p | buffers, x, how), y))
+    loss_of = compiled(lambda p, buffers, x, y: F.cross_entropy(net(p | buffers, x, how).float(), y))
 
     def call():
         update.zero_grad(set_to_none=True)
@@ -231,7 +231,8 @@ def transformer(task, compiled):
     """Forward and backward: the gradients of x and of all parameters."""
     x, dy, how = tensor(task, "x").requires_grad_(), tensor(task, "dy"), setting(task)
     p = {name: t.requires_grad_() for name, t in tensors(task, ["x", "dy"]).items()}
-    run = compiled(lambda p, x: networks.transformer(p, x, how))
+    net = networks.network("transformer")
+    run = compiled(lambda p, x: net(p, x, how))
 
     def call():
         y = run(p, x)

@@ -92,6 +92,16 @@ def transformer(p, x, how):
     return x + dense(p, "narrow", F.gelu(dense(p, "wide", y)))
 
 
+def network(kind):
+    """Parameters are f32: all but those of batch norms are cast to what x is of."""
+
+    def run(p, x, how):
+        p = {name: t if ".norm." in name else t.to(x.dtype) for name, t in p.items()}
+        return NETWORKS[kind](p, x, how)
+
+    return run
+
+
 NETWORKS = {
     "mlp": mlp,
     "tiny": tiny,

@@ -65,7 +65,7 @@ def start():
             torch.cuda.empty_cache()
 
     def read(tensors):
-        return [t.detach().cpu().numpy() for t in tensors]
+        return [t.detach().cpu().float().numpy() for t in tensors]
 
     return torch.__version__, make, read, wait, reset
 

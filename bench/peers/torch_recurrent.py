@@ -95,7 +95,7 @@ def hoisted(cell):
 def own(cell, p):
     """The layer and its parameters that the workload names; it keeps a second bias of zeros where there is none."""
     width = p["U"].shape[1]
-    layer = OWN[cell](width, width, device=DEVICE).requires_grad_(p["U"].requires_grad)
+    layer = OWN[cell](width, width, device=DEVICE, dtype=p["U"].dtype).requires_grad_(p["U"].requires_grad)
     with torch.no_grad():
         layer.weight_ih_l0.copy_(p["W"])
         layer.weight_hh_l0.copy_(p["U"])
@@ -105,11 +105,14 @@ def own(cell, p):
     return (lambda x, _: layer(x)[0]), named, 4 if "c" in p else 3
 
 
+def tensor(task, name):
+    return torch.from_numpy(task.tensors[name]).to(DEVICE, getattr(torch, task.dtype(name)))
+
+
 def parts(task, compiled):
     """The function of x and p, x, p, and the parameters with how many of them are the workload's."""
-    x = torch.from_numpy(task.tensors["x"]).to(DEVICE)
-    learns = task.options["backward"]
-    p = {name: torch.from_numpy(t).to(DEVICE).requires_grad_(learns) for name, t in task.tensors.items() if name != "x"}
+    x, learns = tensor(task, "x"), task.options["backward"]
+    p = {name: tensor(task, name).requires_grad_(learns) for name in task.tensors if name != "x"}
     if task.form == "own":
         run, parameters, named = own(task.kind, p)
         return run, x, p, parameters, named

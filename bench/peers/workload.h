@@ -12,18 +12,20 @@
 
 namespace bench {
 
-/// A tensor of a workload: element i is base + scale * v(i), f32, or an i64 in [0, classes) if there are classes.
+/// A tensor of a workload: element i is base + scale * v(i) in f32, rounded to the dtype, or an i64 in [0, classes) if
+/// there are classes.
 struct Part {
   std::string name;
   std::vector<int64_t> shape;
   uint32_t id = 0;  ///< v differs from id to id
   float scale = 1, base = 0;
   int64_t classes = 0;
-  bool linear = false;  ///< a weight [in, out]: whoever computes faster with [out, in] may keep it so
+  bool linear = false;        ///< a weight [in, out]: whoever computes faster with [out, in] may keep it so
+  std::string dtype = "f32";  ///< or bf16 or f16
 
   int64_t numel() const { return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()); }
 };
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Part, name, shape, id, scale, base, classes, linear)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Part, name, shape, id, scale, base, classes, linear, dtype)
 
 /// 32 bits that look random, of element i of the part with this id.
 inline uint32_t noise(uint32_t id, uint32_t i) {

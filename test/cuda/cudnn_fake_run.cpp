@@ -4,6 +4,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "reprise/core/dtype.h"
 #include "reprise/test/cuda/cudnn_fake.h"
 
 namespace rp::test {
@@ -106,6 +107,8 @@ class Run {
         return f(0.0f, same, same);
       case CUDNN_DATA_BFLOAT16:
         return f(uint16_t{}, from_bf16, to_bf16);
+      case CUDNN_DATA_HALF:
+        return f(uint16_t{}, f16_value, [](double x) { return f16_bits(static_cast<float>(x)); });
       default:
         throw std::logic_error("the fake cuDNN keeps no such type in memory");
     }

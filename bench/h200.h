@@ -1,7 +1,7 @@
 #pragma once
 #include <string_view>
 
-namespace rp::test {
+namespace bench {
 
 /// The properties of an H200 in the form that cuDNN plans from.
 inline constexpr std::string_view h200_properties =
@@ -12,4 +12,4 @@ inline constexpr std::string_view h200_properties =
     R"("isTccDriver":0,"supportCoopLaunch":1,"smClockRateKHz":1980000,"memClockRateKHz":3201000,)"
     R"("l2CacheSize":62914560,"totalGlobalMem":150754820096,"deviceName":"NVIDIA H200"})";
 
-}  // namespace rp::test
+}  // namespace bench
