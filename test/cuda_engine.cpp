@@ -152,6 +152,22 @@ TEST_CASE("a plan is replayed as one CUDA graph, takes no memory from the driver
   CHECK_THAT(f.explain(), Contains("replayed as a CUDA graph of"));
 }
 
+TEST_CASE("a graph is not launched again on scratch memory that was given back", "[cuda]") {
+  device();
+  const DeviceScope on(gpu);
+  const Tensor x = normal({8, 100'000}), larger = normal({24, 100'000});
+  Tensor want;
+  for (int i = 0; i < 3; ++i) want = softmax(x, 1).to(Device::cpu());
+  device().clear_log();
+  CHECK(alike(softmax(x, 1), want));
+  CHECK(device().count("cudaGraphLaunch") == 1);
+  softmax(larger, 1);
+  larger[0][0].item<float>();                                      // until which the device frees nothing
+  const Tensors others{zeros({8, 100'000}), zeros({8, 100'000})};  // the second where the scratch memory was
+  CHECK(alike(softmax(x, 1), want));
+  for (const Tensor& t : others) CHECK(max(abs(t)).item<float>() == 0);
+}
+
 TEST_CASE("a plan that reads on the host is launched piece by piece, and says so", "[cuda]") {
   device();
   const DeviceScope on(gpu);
