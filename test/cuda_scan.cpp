@@ -227,6 +227,33 @@ TEST_CASE("random numbers and counters in a step", "[cuda]") {
   CHECK(scans.forms.size() == 1);
 }
 
+TEST_CASE("values that every thread has are computed in order, whichever columns are read alone", "[cuda]") {
+  fake::Device gpu;
+  ScansOnDevice scans(pick(GENERATE(ScanMeeting::block, ScanMeeting::cluster, ScanMeeting::grid), 1));
+  manual_seed(10);
+  const auto step = [](const Tensor& in) {
+    const auto [last, outputs] = scan(
+        [](const Tensors& s, const Tensor& e) {
+          const Tensor u = tanh(s[1]), a = s[0].slice(1, 1, 2) * 2;
+          return std::pair(Tensors{s[0] * u + e * a, s[1] + 0.1}, s[0] - mean(s[0], {1}, true));
+        },
+        Tensors{full({3, 4}, 0.5), full({3, 1}, 0.2)}, in);
+    return Tensors{last[0], last[1], outputs};
+  };
+  compare("columns", step, uniform({5, 3, 4}, -1, 1));
+  const auto spread = [](const Tensor& in) {
+    const auto [last, outputs] = scan(
+        [](const Tensors& s, const Tensor& e) {
+          return std::pair(Tensors{s[0] + 0.1, s[0].expand({3, 4})}, s[1] * e * e.slice(1, 2, 3));
+        },
+        Tensors{full({3, 1}, 0.5), full({3, 4}, 0.2)}, in);
+    return Tensors{last[0], last[1], outputs};
+  };
+  compare("spread", spread, uniform({5, 3, 4}, -1, 1));
+  CHECK(scans.forms.size() == 2);
+  CHECK(scans.refusals.empty());
+}
+
 TEST_CASE("no steps give the first carry", "[cuda]") {
   fake::Device gpu;
   ScansOnDevice scans(pick(GENERATE(ScanMeeting::block, ScanMeeting::cluster, ScanMeeting::grid), 1));
