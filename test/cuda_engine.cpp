@@ -1,8 +1,11 @@
 // The engine on a CUDA device: eager, captured, verified, replayed; the same bits as on the CPU.
+#include <driver_types.h>
+
 #include <cstring>
 
 #include "reprise/core/device.h"
 #include "reprise/core/random.h"
+#include "reprise/core/switches.h"
 #include "reprise/reprise.h"
 #include "reprise/test/catch.h"
 #include "reprise/test/cuda/device.h"
@@ -166,6 +169,30 @@ TEST_CASE("a graph is not launched again on scratch memory that was given back",
   const Tensors others{zeros({8, 100'000}), zeros({8, 100'000})};  // the second where the scratch memory was
   CHECK(alike(softmax(x, 1), want));
   for (const Tensor& t : others) CHECK(max(abs(t)).item<float>() == 0);
+}
+
+TEST_CASE("a scan whose steps run op by op is launched piece by piece", "[cuda]") {
+  device();
+  const DeviceScope on(gpu);
+  const Without bodies({"body"});
+  const Tensor w = normal({4, 4});
+  auto f = capture([&](const Tensor& x) {
+    const auto [last, all] = scan(
+        [&](const Tensor& h, const Tensor& e) {
+          const Tensor next = tanh(matmul(h, w) + softmax(e, 1));
+          return std::pair(next, next);
+        },
+        zeros({2, 4}), exp(x));
+    return softmax(all, 2) + last;
+  });
+  const Tensor x = normal({3, 2, 4});
+  Tensor want;
+  {
+    const ModeGuard eager(Mode::eager);
+    want = f(x);
+  }
+  for (int i = 0; i < 5; ++i) CHECK(alike(f(x), want));
+  CHECK_THAT(f.explain(), Contains("launched one by one: the host waits"));
 }
 
 TEST_CASE("a plan that reads on the host is launched piece by piece, and says so", "[cuda]") {
