@@ -171,6 +171,27 @@ TEST_CASE("a graph is not launched again on scratch memory that was given back",
   for (const Tensor& t : others) CHECK(max(abs(t)).item<float>() == 0);
 }
 
+TEST_CASE("a graph of which not all nodes could be told what is new is not launched again", "[cuda]") {
+  device();
+  const DeviceScope on(gpu);
+  auto f = capture([&](const Tensor& x, const Tensor& to) {
+    Tensor h = x;
+    for (int i = 0; i < 3; ++i) h = softmax(h, 1) + x;
+    to.copy_(h);
+  });
+  const Tensor x = normal({4, 8}), other = normal({4, 8}), to = zeros({4, 8}), want = zeros({4, 8});
+  {
+    const ModeGuard eager(Mode::eager);
+    f(x, want);
+  }
+  for (int i = 0; i < 4; ++i) f(x, to);
+  device().fail("cudaGraphExecKernelNodeSetParams", 2, cudaErrorUnknown);
+  CHECK_THROWS_WITH(f(other, to), Contains("cudaGraphExecKernelNodeSetParams"));
+  CHECK(device().failed());
+  f(x, to);
+  CHECK(alike(to, want));
+}
+
 TEST_CASE("a scan whose steps run op by op is launched piece by piece", "[cuda]") {
   device();
   const DeviceScope on(gpu);

@@ -174,7 +174,9 @@ class GraphReplay final : public Replay {
     }
     if (refuses()) return;
     if (graph_ && graph_->fits(list_)) {
-      graph_->update(list_);
+      auto graph = std::move(graph_);  // if it cannot be told all, it is of no use
+      graph->update(list_);
+      graph_ = std::move(graph);
       return launch(pointers, scalars);
     }
     graph_.reset();
