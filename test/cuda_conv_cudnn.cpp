@@ -1,4 +1,6 @@
 // Convolutions of captured functions by cuDNN where the last bits may change, and by our own kernels where not.
+#include <driver_types.h>
+
 #include "reprise/core/switches.h"
 #include "reprise/reprise.h"
 #include "reprise/test/catch.h"
@@ -12,10 +14,13 @@ using Catch::Matchers::Contains;
 namespace {
 
 /// One device and one library for the process: the engine keeps what it has compiled for a device.
-FakeCudnn& library() {
+fake::Device& device() {
   static auto* const device = new fake::Device;
+  return *device;
+}
+FakeCudnn& library() {
+  device();
   static auto* const used = new UsesFakeCudnn;
-  static_cast<void>(device);
   static_cast<void>(used);
   return fake_cudnn();
 }
@@ -165,4 +170,19 @@ TEST_CASE("images whose channels stand first", "[cuda]") {
             max_pool2d(relu(conv2d(in[0], in[1], in[2], {.padding = Padding::same})), {.window_h = 2, .window_w = 2})};
       },
       {normal({2, 6, 9, 8}), weights(9), normal({9})}, 1);
+}
+
+TEST_CASE("a graph that cannot be made once, with a library's work in it, is made the next time", "[cuda]") {
+  library();
+  auto f = capture([](const Tensor& x, const Tensor& w) { return softmax(exp(conv2d(x, w, {}, nhwc)), 3) * 2; },
+                   {.level = Level::fast});
+  const Tensor x = image(3).to(Device::cuda()), w = weights(5, 3).to(Device::cuda());
+  f(x, w);
+  device().fail("cudaGraphInstantiate", 1, cudaErrorMemoryAllocation);
+  const auto calls = [&] {
+    for (int i = 0; i < 4; ++i) f(x, w);
+  };
+  CHECK_THROWS_WITH(calls(), Contains("cudaGraphInstantiate"));
+  calls();
+  CHECK_THAT(f.explain(), Contains("replayed as a CUDA graph") && Contains("cudnn engine"));
 }

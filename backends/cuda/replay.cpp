@@ -38,6 +38,11 @@ cudaMemsetParams fill_params(const LaunchList::Work& w) {
   return p;
 }
 
+// Why a library's work cannot be a part of a graph.
+struct Uncapturable {
+  std::string why;
+};
+
 // What a library queues, as a graph. It has run before, so that it has loaded all that it needs.
 class Captured {
  public:
@@ -45,14 +50,16 @@ class Captured {
     const Runtime& cuda = runtime();
     const Stream stream;
     cuda.cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    std::string why;
     try {
       work.queue(args, stream);
-    } catch (...) {
-      cuda.cudaStreamEndCapture.raw(stream, &graph_);
-      if (graph_) cuda.cudaGraphDestroy.raw(graph_);
-      throw;
+    } catch (const std::exception& e) {
+      why = e.what();
     }
-    cuda.cudaStreamEndCapture(stream, &graph_);
+    const cudaError_t ended = cuda.cudaStreamEndCapture.raw(stream, &graph_);
+    if (why.empty() && ended == cudaSuccess) return;
+    if (graph_) cuda.cudaGraphDestroy.raw(graph_);
+    throw Uncapturable{why.empty() ? "cudaStreamEndCapture: " + Status<cudaError_t>::text(ended) : why};
   }
   ~Captured() { runtime().cudaGraphDestroy.raw(graph_); }
   Captured(const Captured&) = delete;
@@ -109,7 +116,6 @@ class Graph {
       void* argument;
       const cudaKernelNodeParams p = kernel_params(list_, w, &argument);
       cuda.cudaGraphAddKernelNode(&node, graph_, before, count, &p);
-      w.function->allow(w.how);
       set_attributes(node, w.how);
     } else if (w.kind == LaunchList::Kind::library) {
       const Captured part(*w.library, list_.args(w));
@@ -209,10 +215,10 @@ class GraphReplay final : public Replay {
   bool make_graph() {
     try {
       graph_ = std::make_unique<Graph>(list_);
+      before_ = {};
       return true;
-    } catch (const Error& e) {
-      if (std::ranges::none_of(list_.works(), [](const LaunchList::Work& w) { return w.library; })) throw;
-      direct_ = e.what();
+    } catch (const Uncapturable& part) {
+      direct_ = part.why;
       return false;
     }
   }
