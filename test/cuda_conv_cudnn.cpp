@@ -125,6 +125,16 @@ TEST_CASE("what stands behind a convolution runs with it or after it", "[cuda]")
   check([](const Tensors& in) { return Tensors{maximum(conv2d(in[0], in[1], in[2], nhwc), in[3])}; }, inputs, 1);
 }
 
+TEST_CASE("what stands behind a convolution of f64 is computed in f64", "[cuda]") {
+  library();
+  Tensors inputs{image(), weights(), normal({7})};
+  for (Tensor& t : inputs) t = t.to(DType::f64) / 3;
+  const auto f = [](const Tensors& in) { return Tensors{relu(conv2d(in[0], in[1], in[2], nhwc))}; };
+  const Ran fast = run(f, inputs, Level::fast, Device::cuda());
+  CHECK_THAT(fast.report, Contains("cudnn engine 5, cuda"));
+  CHECK(distance(fast.results[0], run(f, inputs, Level::exact, Device::cpu()).results[0]) < 1e-12);
+}
+
 TEST_CASE("a convolution that is wanted beside what stands behind it is stored", "[cuda]") {
   library();
   check(
