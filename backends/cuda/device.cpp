@@ -93,6 +93,13 @@ Device::Device() : properties(properties_of(0)) {
   runtime().cudaRuntimeGetVersion(&runtime_version);
 }
 
-const Device& device() { return first_device.get(); }
+const Device& device() {
+  static thread_local const Device* current = nullptr;
+  const Device& first = first_device.get();
+  // An error that stays, from an earlier call, is for the call that follows: this one may be part of a release.
+  if (current != &first && runtime().cudaSetDevice.raw(0) == cudaSuccess) [[unlikely]]
+    current = &first;
+  return first;
+}
 
 }  // namespace rp::cuda
