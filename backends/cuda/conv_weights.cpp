@@ -126,8 +126,8 @@ class WeightsKernel final : public RegionKernel {
     args.add(static_cast<const std::byte*>(call.scratch));
     args.add(call.pointers[2]);
     for (int64_t number : {splits_, shape_.out, shape_.c, shape_.kh * shape_.kw}) args.add(number);
-    const Function& f = function_of("typedef " + c_type(dtype_) + " T;\n" + std::string(planes_text));
-    launch(f, {.blocks = blocks_for(static_cast<uint64_t>(divide_up(shape_.weights(), 256)))}, args.bytes());
+    launch(planes_.get(), {.blocks = blocks_for(static_cast<uint64_t>(divide_up(shape_.weights(), 256)))},
+           args.bytes());
   }
 
   Region region_;
@@ -136,6 +136,7 @@ class WeightsKernel final : public RegionKernel {
   const Tile* tile_ = nullptr;
   int64_t tiles_ = 0, splits_ = 1, stretch_ = 1;
   ArgsBytes args_;
+  const LazyFunction planes_{[this] { return "typedef " + c_type(dtype_) + " T;\n" + std::string(planes_text); }};
   const LazyFunction functions_[2][2] = {
       // by whether gradients are loaded as vectors, and pixels
       {LazyFunction([this] { return text(false, false); }), LazyFunction([this] { return text(false, true); })},

@@ -80,7 +80,7 @@ class ImageKernel final : public RegionKernel {
   void run(const RegionCall& call) const override {
     if (!tiles_) return;
     auto* const filter = call.scratch;
-    if (shape_.weights()) order_weights(shape_, dtype_, call.pointers[1], filter);
+    if (shape_.weights()) order_weights(order_, shape_, dtype_, call.pointers[1], filter);
     static thread_local ArgsBytes args;
     args = args_;
     for (size_t k = 0; k < moves_.size(); ++k) args.set(8 * k, call.pointers[k]);
@@ -156,6 +156,7 @@ class ImageKernel final : public RegionKernel {
   int64_t tiles_m_ = 0, tiles_n_ = 0, tiles_ = 0;
   ArgsBytes args_;
   size_t scalars_at_ = 0, filter_at_ = 0, stores_at_ = 0;
+  const LazyFunction order_{[this] { return order_weights_text(shape_.pass, dtype_); }};
   const LazyFunction functions_[2] = {LazyFunction([this] { return text(false); }),  // by whether channels are loaded
                                       LazyFunction([this] { return text(true); })};  // as vectors
 };
