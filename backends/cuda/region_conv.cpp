@@ -10,6 +10,7 @@
 #include "reprise/backends/cuda/product_text.h"
 #include "reprise/backends/cuda/region_kernels.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/switches.h"
 
 namespace rp::cuda {
 namespace {
@@ -161,11 +162,20 @@ class ImageKernel final : public RegionKernel {
                                       LazyFunction([this] { return text(true); })};  // as vectors
 };
 
-}  // namespace
+// Our own kernel, and why it is not the library's.
+class OwnKernel final : public RegionKernel {
+ public:
+  OwnKernel(std::unique_ptr<RegionKernel> kernel, std::string why) : kernel_(std::move(kernel)), why_(std::move(why)) {}
+  void run(const RegionCall& call) const override { kernel_->run(call); }
+  std::string form() const override { return fmt::format("{}; not the library's: {}", kernel_->form(), why_); }
+  size_t scratch_bytes() const override { return kernel_->scratch_bytes(); }
 
-std::unique_ptr<RegionKernel> compile_conv(const Region& region) {
-  std::string why;  // our own kernels serve
-  if (auto kernel = compile_conv_cudnn(region, &why)) return kernel;
+ private:
+  std::unique_ptr<RegionKernel> kernel_;
+  std::string why_;
+};
+
+std::unique_ptr<RegionKernel> compile_own(const Region& region) {
   if (region.op == &conv2d_backward_weights_op) return compile_conv_weights(region);
   const ConvShape s = conv_shape(region);
   std::vector<ImageMoves> moves = moves_of(region, s);
@@ -173,6 +183,15 @@ std::unique_ptr<RegionKernel> compile_conv(const Region& region) {
       is_pointwise(s) && std::all_of(moves.begin(), moves.end(), [&](const ImageMoves& m) { return is_flat(m, s); });
   if (matrix) return std::make_unique<PointwiseKernel>(region, s, moves);
   return std::make_unique<ImageKernel>(region, s, std::move(moves));
+}
+
+}  // namespace
+
+std::unique_ptr<RegionKernel> compile_conv(const Region& region) {
+  if (disabled("library")) return compile_own(region);
+  std::string why;
+  if (auto kernel = compile_conv_cudnn(region, &why)) return kernel;
+  return std::make_unique<OwnKernel>(compile_own(region), std::move(why));
 }
 
 }  // namespace rp::cuda
