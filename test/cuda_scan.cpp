@@ -3,6 +3,7 @@
 #include "reprise/backends/cuda/api.h"
 #include "reprise/backends/cuda/compile.h"
 #include "reprise/backends/cuda/module.h"
+#include "reprise/backends/cuda/region_kernels.h"
 #include "reprise/core/random.h"
 #include "reprise/graph/capture.h"
 #include "reprise/graph/executable.h"
@@ -10,6 +11,7 @@
 #include "reprise/test/catch.h"
 #include "reprise/test/cells.h"
 #include "reprise/test/cuda_scans.h"
+#include "reprise/test/cuda_twin.h"
 
 using namespace rp;
 using namespace rp::test;
@@ -252,6 +254,23 @@ TEST_CASE("values that every thread has are computed in order, whichever columns
   compare("spread", spread, uniform({5, 3, 4}, -1, 1));
   CHECK(scans.forms.size() == 2);
   CHECK(scans.refusals.empty());
+}
+
+TEST_CASE("where clusters do not fit, blocks meet in the grid", "[cuda]") {
+  const bool clusters = GENERATE(true, false);
+  fake::Device gpu({.clusters = clusters});
+  std::vector<std::string> forms;
+  scan_hook = [&](const Region& region, std::string* why) {
+    const auto kernel = cuda::compile_scan(region, why);
+    forms.push_back(kernel ? kernel->form() : *why);
+    return nullptr;
+  };
+  const LSTM layer(256);
+  auto captured = capture([&](const Tensor& x) { return layer(x).outputs; });
+  for (int i = 0; i < 3; ++i) captured(zeros({2, 16, 3}));
+  scan_hook = nullptr;
+  REQUIRE(forms.size() == 1);
+  CHECK_THAT(forms[0], Catch::Matchers::Contains(clusters ? "in a cluster" : "in the grid"));
 }
 
 TEST_CASE("no steps give the first carry", "[cuda]") {
