@@ -106,6 +106,7 @@ void put_device(Runtime& t) {
   t.cudaGetErrorString.set(+[](cudaError_t) { return "of a device on which nothing runs"; });
   t.cudaGetDeviceCount.set(+[](int* n) { return *n = 1, cudaSuccess; });
   t.cudaGetDeviceProperties.set(properties);
+  t.cudaSetDevice.set(+[](int) { return cudaSuccess; });
   t.cudaDeviceGetAttribute.set(+[](int* v, cudaDeviceAttr, int) { return *v = 1'000'000, cudaSuccess; });
   t.cudaMemGetInfo.set(+[](size_t* a, size_t* b) { return *a = *b = size_t{140} << 30, cudaSuccess; });
 }

@@ -66,7 +66,8 @@ class RegionKernel {
 class Replay {
  public:
   virtual ~Replay() = default;
-  /// Does what `steps` does. Runs with equal `pointers` and `scalars` do the same, unless they read on the host.
+  /// Does what `steps` does. Runs with equal `pointers` (scratch memory's among them) and `scalars` do the same, unless
+  /// they read on the host.
   virtual void run(std::span<std::byte* const> pointers, std::span<const uint64_t> scalars,
                    const std::function<void()>& steps) = 0;
   /// How the last run went ("CUDA graph of 12 nodes"), or why not at once; for reports.

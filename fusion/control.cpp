@@ -309,6 +309,7 @@ class SteppedKernel final : public RegionKernel {
   explicit SteppedKernel(const Region& region) : region_(region) {}
 
   void run(const RegionCall& call) const override {
+    backend_of(region_).synchronize();  // no part of a replay: its tensors are gone before the next run
     const size_t inputs = region_.operands.size() - region_.results.size();
     Tensors operands;
     for (size_t i = 0; i < inputs; ++i) operands.push_back(at(call, i));

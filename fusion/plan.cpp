@@ -306,7 +306,8 @@ void Plan::resolve(const Frame& frame, std::byte* arena, Bindings& out) const {
   out.scalars.resize(scalars_.size());
   for (size_t k = 0; k < scalars_.size(); ++k)
     out.scalars[k] = scalars_[k].parameter >= 0 ? frame.scalars[scalars_[k].parameter] : scalars_[k].bits;
-  out.pointers.resize(operands_.size());
+  out.pointers.resize(operands_.size() + 1);
+  out.pointers.back() = arena;  // kernels take their scratch memory from there
   out.storages.resize(operands_.size());
   for (size_t k = 0; k < operands_.size(); ++k) {
     const Operand& o = operands_[k];

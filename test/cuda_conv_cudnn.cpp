@@ -1,5 +1,7 @@
 // Convolutions and attention of captured functions by cuDNN where the last bits may change, and by our own kernels
 // where not.
+#include <driver_types.h>
+
 #include "reprise/core/switches.h"
 #include "reprise/reprise.h"
 #include "reprise/test/catch.h"
@@ -13,10 +15,13 @@ using Catch::Matchers::Contains;
 namespace {
 
 /// One device and one library for the process: the engine keeps what it has compiled for a device.
-FakeCudnn& library() {
+fake::Device& device() {
   static auto* const device = new fake::Device;
+  return *device;
+}
+FakeCudnn& library() {
+  device();
   static auto* const used = new UsesFakeCudnn;
-  static_cast<void>(device);
   static_cast<void>(used);
   return fake_cudnn();
 }
@@ -121,14 +126,23 @@ TEST_CASE("what stands behind a convolution runs with it or after it", "[cuda]")
   check([](const Tensors& in) { return Tensors{maximum(conv2d(in[0], in[1], in[2], nhwc), in[3])}; }, inputs, 1);
 }
 
+TEST_CASE("what stands behind a convolution of f64 is computed in f64", "[cuda]") {
+  library();
+  Tensors inputs{image(), weights(), normal({7})};
+  for (Tensor& t : inputs) t = t.to(DType::f64) / 3;
+  const auto f = [](const Tensors& in) { return Tensors{relu(conv2d(in[0], in[1], in[2], nhwc))}; };
+  const Ran fast = run(f, inputs, Level::fast, Device::cuda());
+  CHECK_THAT(fast.report, Contains("cudnn engine 5, cuda"));
+  CHECK(distance(fast.results[0], run(f, inputs, Level::exact, Device::cpu()).results[0]) < 1e-12);
+}
+
 TEST_CASE("a convolution that is wanted beside what stands behind it is stored", "[cuda]") {
   library();
-  check(
-      [](const Tensors& in) {
-        const Tensor y = conv2d(in[0], in[1], {}, nhwc);
-        return Tensors{relu(y + in[2]), y};
-      },
-      {image(), weights(), normal({7})}, 1);
+  const auto f = [](const Tensors& in) {
+    const Tensor y = conv2d(in[0], in[1], {}, nhwc);
+    return Tensors{relu(y + in[2]), y};
+  };
+  CHECK_THAT(check(f, {image(), weights(), normal({7})}, 1), !Contains("with bias and relu"));
 }
 
 TEST_CASE("the gradients of a convolution by cuDNN", "[cuda]") {
@@ -148,14 +162,17 @@ TEST_CASE("the gradients of a convolution by cuDNN", "[cuda]") {
   }
 }
 
-TEST_CASE("where cuDNN has no engine, or fails, our own kernels serve", "[cuda]") {
+TEST_CASE("where cuDNN has no engine our own kernels serve; where it fails it is asked again", "[cuda]") {
   library();
   const auto f = [](const Tensors& in) { return Tensors{relu(conv2d(in[0], in[1], in[2], nhwc))}; };
   fake_cudnn().refuses_everything = true;
-  CHECK_THAT(check(f, {image(11), weights(7, 11), normal({7})}, 0), !Contains("cudnn engine"));
+  CHECK_THAT(check(f, {image(11), weights(7, 11), normal({7})}, 0),
+             !Contains("cudnn engine") && Contains("not the library's: cudnn"));
   fake_cudnn().refuses_everything = false;
   fake_cudnn().fail_at = fake_cudnn().calls;
-  CHECK_THAT(check(f, {image(12), weights(7, 12), normal({7})}, 0), !Contains("cudnn engine"));
+  // What was refused once may be had later.
+  CHECK_THAT(check(f, {image(12), weights(7, 12), normal({7})}, 1), Contains("cudnn engine"));
+  CHECK(fake_cudnn().calls > fake_cudnn().fail_at);
 }
 
 TEST_CASE("images whose channels stand first", "[cuda]") {
@@ -232,4 +249,19 @@ TEST_CASE("attention that cuDNN does not compute", "[cuda]") {
   fake_cudnn().refuses_everything = true;
   CHECK_THAT(check(f, {normal({3, 11, 8}).to(DType::f16)}, 0, 4e-3), !Contains("cudnn engine"));
   fake_cudnn().refuses_everything = false;
+}
+
+TEST_CASE("a graph that cannot be made once, with a library's work in it, is made the next time", "[cuda]") {
+  library();
+  auto f = capture([](const Tensor& x, const Tensor& w) { return softmax(exp(conv2d(x, w, {}, nhwc)), 3) * 2; },
+                   {.level = Level::fast});
+  const Tensor x = image(3).to(Device::cuda()), w = weights(5, 3).to(Device::cuda());
+  f(x, w);
+  device().fail("cudaGraphInstantiate", 1, cudaErrorMemoryAllocation);
+  const auto calls = [&] {
+    for (int i = 0; i < 4; ++i) f(x, w);
+  };
+  CHECK_THROWS_WITH(calls(), Contains("cudaGraphInstantiate"));
+  calls();
+  CHECK_THAT(f.explain(), Contains("replayed as a CUDA graph") && Contains("cudnn engine"));
 }

@@ -1,8 +1,11 @@
 // The engine on a CUDA device: eager, captured, verified, replayed; the same bits as on the CPU.
+#include <driver_types.h>
+
 #include <cstring>
 
 #include "reprise/core/device.h"
 #include "reprise/core/random.h"
+#include "reprise/core/switches.h"
 #include "reprise/reprise.h"
 #include "reprise/test/catch.h"
 #include "reprise/test/cuda/device.h"
@@ -150,6 +153,67 @@ TEST_CASE("a plan is replayed as one CUDA graph, takes no memory from the driver
     CHECK(alike(held[static_cast<size_t>(i)], f(x + static_cast<float>(i))));
   }
   CHECK_THAT(f.explain(), Contains("replayed as a CUDA graph of"));
+}
+
+TEST_CASE("a graph is not launched again on scratch memory that was given back", "[cuda]") {
+  device();
+  const DeviceScope on(gpu);
+  const Tensor x = normal({8, 100'000}), larger = normal({24, 100'000});
+  Tensor want;
+  for (int i = 0; i < 3; ++i) want = softmax(x, 1).to(Device::cpu());
+  device().clear_log();
+  CHECK(alike(softmax(x, 1), want));
+  CHECK(device().count("cudaGraphLaunch") == 1);
+  softmax(larger, 1);
+  larger[0][0].item<float>();                                      // until which the device frees nothing
+  const Tensors others{zeros({8, 100'000}), zeros({8, 100'000})};  // the second where the scratch memory was
+  CHECK(alike(softmax(x, 1), want));
+  for (const Tensor& t : others) CHECK(max(abs(t)).item<float>() == 0);
+}
+
+TEST_CASE("a graph of which not all nodes could be told what is new is not launched again", "[cuda]") {
+  device();
+  const DeviceScope on(gpu);
+  auto f = capture([&](const Tensor& x, const Tensor& to) {
+    Tensor h = x;
+    for (int i = 0; i < 3; ++i) h = softmax(h, 1) + x;
+    to.copy_(h);
+  });
+  const Tensor x = normal({4, 8}), other = normal({4, 8}), to = zeros({4, 8}), want = zeros({4, 8});
+  {
+    const ModeGuard eager(Mode::eager);
+    f(x, want);
+  }
+  for (int i = 0; i < 4; ++i) f(x, to);
+  device().fail("cudaGraphExecKernelNodeSetParams", 2, cudaErrorUnknown);
+  CHECK_THROWS_WITH(f(other, to), Contains("cudaGraphExecKernelNodeSetParams"));
+  CHECK(device().failed());
+  f(x, to);
+  CHECK(alike(to, want));
+}
+
+TEST_CASE("a scan whose steps run op by op is launched piece by piece", "[cuda]") {
+  device();
+  const DeviceScope on(gpu);
+  const Without bodies({"body"});
+  const Tensor w = normal({4, 4});
+  auto f = capture([&](const Tensor& x) {
+    const auto [last, all] = scan(
+        [&](const Tensor& h, const Tensor& e) {
+          const Tensor next = tanh(matmul(h, w) + softmax(e, 1));
+          return std::pair(next, next);
+        },
+        zeros({2, 4}), exp(x));
+    return softmax(all, 2) + last;
+  });
+  const Tensor x = normal({3, 2, 4});
+  Tensor want;
+  {
+    const ModeGuard eager(Mode::eager);
+    want = f(x);
+  }
+  for (int i = 0; i < 5; ++i) CHECK(alike(f(x), want));
+  CHECK_THAT(f.explain(), Contains("launched one by one: the host waits"));
 }
 
 TEST_CASE("a plan that reads on the host is launched piece by piece, and says so", "[cuda]") {

@@ -405,3 +405,15 @@ TEST_CASE("whichever call fails, it is an error, and the device can be used agai
       }
   CHECK(injected > 70);
 }
+
+TEST_CASE("every thread that uses the device makes it its current one, once", "[cuda]") {
+  rp::fake::Device gpu({.devices = 2});
+  const auto work = [] {
+    for (int i = 0; i < 3; ++i) Buffer<float> some(4);
+  };
+  work();
+  std::thread(work).join();
+  const auto calls = gpu.calls("cudaSetDevice");
+  REQUIRE(calls.size() == 2);
+  for (const auto& call : calls) CHECK(call.arguments[0] == 0);
+}

@@ -3,6 +3,7 @@
 #include "reprise/backends/cuda/api.h"
 #include "reprise/backends/cuda/compile.h"
 #include "reprise/backends/cuda/module.h"
+#include "reprise/backends/cuda/region_kernels.h"
 #include "reprise/core/random.h"
 #include "reprise/graph/capture.h"
 #include "reprise/graph/executable.h"
@@ -10,6 +11,7 @@
 #include "reprise/test/catch.h"
 #include "reprise/test/cells.h"
 #include "reprise/test/cuda_scans.h"
+#include "reprise/test/cuda_twin.h"
 
 using namespace rp;
 using namespace rp::test;
@@ -225,6 +227,50 @@ TEST_CASE("random numbers and counters in a step", "[cuda]") {
   };
   compare("dropout", step, x);
   CHECK(scans.forms.size() == 1);
+}
+
+TEST_CASE("values that every thread has are computed in order, whichever columns are read alone", "[cuda]") {
+  fake::Device gpu;
+  ScansOnDevice scans(pick(GENERATE(ScanMeeting::block, ScanMeeting::cluster, ScanMeeting::grid), 1));
+  manual_seed(10);
+  const auto step = [](const Tensor& in) {
+    const auto [last, outputs] = scan(
+        [](const Tensors& s, const Tensor& e) {
+          const Tensor u = tanh(s[1]), a = s[0].slice(1, 1, 2) * 2;
+          return std::pair(Tensors{s[0] * u + e * a, s[1] + 0.1}, s[0] - mean(s[0], {1}, true));
+        },
+        Tensors{full({3, 4}, 0.5), full({3, 1}, 0.2)}, in);
+    return Tensors{last[0], last[1], outputs};
+  };
+  compare("columns", step, uniform({5, 3, 4}, -1, 1));
+  const auto spread = [](const Tensor& in) {
+    const auto [last, outputs] = scan(
+        [](const Tensors& s, const Tensor& e) {
+          return std::pair(Tensors{s[0] + 0.1, s[0].expand({3, 4})}, s[1] * e * e.slice(1, 2, 3));
+        },
+        Tensors{full({3, 1}, 0.5), full({3, 4}, 0.2)}, in);
+    return Tensors{last[0], last[1], outputs};
+  };
+  compare("spread", spread, uniform({5, 3, 4}, -1, 1));
+  CHECK(scans.forms.size() == 2);
+  CHECK(scans.refusals.empty());
+}
+
+TEST_CASE("where clusters do not fit, blocks meet in the grid", "[cuda]") {
+  const bool clusters = GENERATE(true, false);
+  fake::Device gpu({.clusters = clusters});
+  std::vector<std::string> forms;
+  scan_hook = [&](const Region& region, std::string* why) {
+    const auto kernel = cuda::compile_scan(region, why);
+    forms.push_back(kernel ? kernel->form() : *why);
+    return nullptr;
+  };
+  const LSTM layer(256);
+  auto captured = capture([&](const Tensor& x) { return layer(x).outputs; });
+  for (int i = 0; i < 3; ++i) captured(zeros({2, 16, 3}));
+  scan_hook = nullptr;
+  REQUIRE(forms.size() == 1);
+  CHECK_THAT(forms[0], Catch::Matchers::Contains(clusters ? "in a cluster" : "in the grid"));
 }
 
 TEST_CASE("no steps give the first carry", "[cuda]") {

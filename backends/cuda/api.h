@@ -32,6 +32,7 @@ struct Runtime : Table {
   RP_ENTRY(cudaGetErrorString);
   RP_ENTRY(cudaGetDeviceCount);
   RP_ENTRY(cudaGetDeviceProperties);
+  RP_ENTRY(cudaSetDevice);
   RP_ENTRY(cudaDeviceGetAttribute);
   RP_ENTRY(cudaMemGetInfo);
   RP_ENTRY(cudaDeviceGetDefaultMemPool);

@@ -82,22 +82,21 @@ ConvShape conv_shape(const Region& region) {
   return s;
 }
 
-std::string order_weights_text(const ConvShape& s, DType dtype) {
+std::string order_weights_text(ConvPass pass, DType dtype) {
   const std::string text = "typedef " + c_type(dtype) + " T;\n" + std::string(weights_args);
-  return text + std::string(s.pass == ConvPass::forward ? forward_text : backward_text);
+  return text + std::string(pass == ConvPass::forward ? forward_text : backward_text);
 }
 
-void order_weights(const ConvShape& s, DType dtype, const std::byte* weights, std::byte* to) {
-  const bool forward = s.pass == ConvPass::forward;
-  const Function& f = function_of(order_weights_text(s, dtype));
+void order_weights(const LazyFunction& function, const ConvShape& s, DType dtype, const std::byte* weights,
+                   std::byte* to) {
   ArgsBytes args;
   args.add(weights);
   args.add(to);
   for (int64_t extent : {s.out, s.c, s.kh * s.kw}) args.add(extent);
-  const int64_t pieces =
-      forward ? divide_up(s.out, 32) * divide_up(s.c * s.kh * s.kw, 32) : divide_up(s.out * s.c, 256);
-  launch(f, {.blocks = blocks_for(static_cast<uint64_t>(pieces)), .shared_bytes = 32 * 33 * size_of(dtype)},
-         args.bytes());
+  const int64_t pieces = s.pass == ConvPass::forward ? divide_up(s.out, 32) * divide_up(s.c * s.kh * s.kw, 32)
+                                                     : divide_up(s.out * s.c, 256);
+  launch(function.get(),
+         {.blocks = blocks_for(static_cast<uint64_t>(pieces)), .shared_bytes = 32 * 33 * size_of(dtype)}, args.bytes());
 }
 
 }  // namespace rp::cuda

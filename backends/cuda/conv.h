@@ -6,6 +6,7 @@
 #include <string>
 
 #include "reprise/backends/cpu/conv.h"
+#include "reprise/backends/cuda/launches.h"
 #include "reprise/core/backend.h"
 #include "reprise/fusion/region.h"
 
@@ -26,10 +27,10 @@ inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 cpu::ConvShape conv_shape(const Region& region);
 
 /// Puts weights [out, c, kh, kw] into the order in which products read them: [kh, kw, c, out], or towards the image
-/// [kh, kw, out, c].
-void order_weights(const cpu::ConvShape& shape, DType dtype, const std::byte* weights, std::byte* to);
-
-std::string order_weights_text(const cpu::ConvShape& shape, DType dtype);
+/// [kh, kw, out, c]. `function` has the text for that.
+void order_weights(const LazyFunction& function, const cpu::ConvShape& shape, DType dtype, const std::byte* weights,
+                   std::byte* to);
+std::string order_weights_text(cpu::ConvPass pass, DType dtype);
 
 std::unique_ptr<RegionKernel> compile_conv_weights(const Region& region);
 

@@ -1,6 +1,7 @@
 #include "reprise/backends/cuda/conv_cudnn.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "reprise/backends/cuda/conv.h"
 #include "reprise/backends/cuda/cudnn_patterns.h"
@@ -9,7 +10,6 @@
 #include "reprise/backends/cuda/epilogue.h"
 #include "reprise/backends/cuda/launches.h"
 #include "reprise/backends/cuda/region_kernels.h"
-#include "reprise/core/switches.h"
 
 namespace rp::cuda {
 namespace {
@@ -82,15 +82,16 @@ class CudnnConv final : public RegionKernel {
     if (move_ && !after) move_->run(call);
     const auto at = [&](size_t k) { return moved_ == k ? call.scratch : call.pointers[k]; };
     std::byte* const workspace = call.scratch + weights_bytes_;
-    if (fused_ && call.pointers[stage_->result] == call.pointers[product])
-      return fused_->run(std::array{at(0), at(1), at(stage_->bias), at(stage_->result)}, workspace);
+    const bool together = fused_ && call.pointers[stage_->result] == call.pointers[product];
+    together_ = together;
+    if (together) return fused_->run(std::array{at(0), at(1), at(stage_->bias), at(stage_->result)}, workspace);
     plan_.run(std::array{at(0), at(1), at(product)}, workspace);
     if (move_ && after) move_->run(call);
     if (behind_) behind_->run({call.pointers, call.scalars, call.storages, call.scratch + bytes_});
   }
 
   std::string form() const override {
-    if (fused_) return fused_->form() + " with bias and relu";
+    if (together_) return fused_->form() + " with bias and relu";
     return behind_ ? plan_.form() + ", " + behind_->form() : plan_.form();
   }
   size_t scratch_bytes() const override { return bytes_ + (behind_ ? behind_->scratch_bytes() : 0); }
@@ -107,7 +108,8 @@ class CudnnConv final : public RegionKernel {
   }
 
   const DnnPlan& plan_;
-  const DnnPlan* fused_ = nullptr;  // does it all, where nothing else wants the product
+  const DnnPlan* fused_ = nullptr;              // does it all, where nothing else wants the product
+  mutable std::atomic<bool> together_ = false;  // in the last run
   std::optional<PlainStage> stage_;
   std::optional<WeightsMove> move_;
   size_t moved_ = static_cast<size_t>(-1);  // the operand that the plan finds at the front of the scratch
@@ -119,14 +121,10 @@ class CudnnConv final : public RegionKernel {
 
 std::unique_ptr<RegionKernel> compile_conv_cudnn(const Region& region, std::string* why) {
   const DType dtype = region.operands[product].layout->dtype();
-  if (disabled("library"))
-    *why = "results have the bits of our own kernels";
-  else if (dtype != DType::f32 && dtype != DType::f64)
+  if (dtype != DType::f32 && dtype != DType::f64)
     *why = fmt::format("cuDNN has no convolution of {}", name_of(dtype));
   else if (std::ranges::any_of(region.operands, [](const RegionOperand& o) { return !o.layout->numel; }))
     *why = "there is nothing to add up";
-  else if (region.after)
-    *why = "parts of the result are read while they are hot";
   else
     try {
       const cudnnDataType_t type = dtype == DType::f32 ? CUDNN_DATA_FLOAT : CUDNN_DATA_DOUBLE;

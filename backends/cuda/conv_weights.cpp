@@ -133,7 +133,7 @@ class WeightsKernel final : public TextKernel {
     args.add(static_cast<const std::byte*>(call.scratch));
     args.add(call.pointers[2]);
     for (int64_t number : {splits_, shape_.out, shape_.c, shape_.kh * shape_.kw}) args.add(number);
-    launch(function_of(add_text()), {.blocks = blocks_for(static_cast<uint64_t>(divide_up(shape_.weights(), 256)))},
+    launch(planes_.get(), {.blocks = blocks_for(static_cast<uint64_t>(divide_up(shape_.weights(), 256)))},
            args.bytes());
   }
 
@@ -143,6 +143,7 @@ class WeightsKernel final : public TextKernel {
   const Tile* tile_ = nullptr;
   int64_t tiles_ = 0, splits_ = 1, stretch_ = 1;
   ArgsBytes args_;
+  const LazyFunction planes_{[this] { return add_text(); }};
   const LazyFunction functions_[2][2] = {
       // by whether gradients are loaded as vectors, and pixels
       {LazyFunction([this] { return text(false, false); }), LazyFunction([this] { return text(false, true); })},

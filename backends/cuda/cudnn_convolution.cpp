@@ -33,6 +33,8 @@ void check(const DnnConvolution& of) {
   expect_extent("columns", s.ow, s.w + s.left + s.right, s.kw, s.dilation_w, s.stride_w);
   if (of.after != DnnAfter::nothing && s.pass != ConvPass::forward)
     fail("cudnn: convolution: only a forward pass has operations behind it");
+  if (of.after != DnnAfter::nothing && of.type == CUDNN_DATA_DOUBLE)
+    fail("cudnn: convolution: operations behind it are computed in f32, which is not enough for f64");
 }
 
 /// What becomes of the values of a forward pass before they are stored.

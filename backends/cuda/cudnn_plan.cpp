@@ -70,14 +70,7 @@ class Plans {
   const DnnPlan& get(const DnnGraph& graph) {
     Slot& slot = slot_of(to_string(graph));
     const std::lock_guard lock(slot.mutex);
-    if (slot.refusal.empty() && !slot.plan) {
-      try {
-        slot.plan = make(graph);
-      } catch (const Error& e) {
-        slot.refusal = e.what();
-      }
-    }
-    if (!slot.plan) fail("{}", slot.refusal);
+    if (!slot.plan) slot.plan = make(graph);  // a refusal may be for want of memory, so it is not kept
     return *slot.plan;
   }
 
@@ -86,7 +79,6 @@ class Plans {
   struct Slot {
     std::mutex mutex;
     std::unique_ptr<const DnnPlan> plan;
-    std::string refusal;
   };
 
   Slot& slot_of(const std::string& text) {

@@ -15,6 +15,9 @@ class Availability {
     bool known = true;
   };
 
+  /// Without the reasons: asked for at every op.
+  bool yes() noexcept { return yes_.load(std::memory_order_relaxed) || answer().count; }
+
   Answer answer() noexcept {
     const std::lock_guard lock(mutex_);
     if (answer_.known) return answer_;
@@ -25,6 +28,7 @@ class Availability {
     }
     try {
       answer_ = look(runtime());
+      yes_ = answer_.count > 0;
     } catch (const std::exception& e) {
       answer_ = {0, e.what(), false};
     }
@@ -50,6 +54,7 @@ class Availability {
     return {count, ""};
   }
 
+  std::atomic<bool> yes_ = false;
   std::mutex mutex_;
   Answer answer_{0, {}, false};
 };
@@ -72,7 +77,7 @@ cudaDeviceProp properties_of(int index) {
 
 }  // namespace
 
-bool is_available() noexcept { return device_count() > 0; }
+bool is_available() noexcept { return availability.get().yes(); }
 std::string why_not() { return availability.get().answer().why; }
 int device_count() noexcept { return availability.get().answer().count; }
 
@@ -93,6 +98,13 @@ Device::Device() : properties(properties_of(0)) {
   runtime().cudaRuntimeGetVersion(&runtime_version);
 }
 
-const Device& device() { return first_device.get(); }
+const Device& device() {
+  static thread_local const Device* current = nullptr;
+  const Device& first = first_device.get();
+  // An error that stays, from an earlier call, is for the call that follows: this one may be part of a release.
+  if (current != &first && runtime().cudaSetDevice.raw(0) == cudaSuccess) [[unlikely]]
+    current = &first;
+  return first;
+}
 
 }  // namespace rp::cuda

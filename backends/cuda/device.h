@@ -15,7 +15,8 @@ struct Device {
   int architecture() const { return properties.major * 10 + properties.minor; }
 };
 
-/// An Error says why there is none.
+/// Also makes it the calling thread's current one, when that asks first: others in the process may use another. An
+/// Error says why there is none.
 const Device& device();
 
 }  // namespace rp::cuda

@@ -10,6 +10,7 @@
 #include "reprise/backends/cuda/product_text.h"
 #include "reprise/backends/cuda/region_kernels.h"
 #include "reprise/core/ops/entries.h"
+#include "reprise/core/switches.h"
 
 namespace rp::cuda {
 namespace {
@@ -81,7 +82,7 @@ class ImageKernel final : public TextKernel {
   void run(const RegionCall& call) const override {
     if (!tiles_) return;
     auto* const filter = call.scratch;
-    if (shape_.weights()) order_weights(shape_, dtype_, call.pointers[1], filter);
+    if (shape_.weights()) order_weights(order_, shape_, dtype_, call.pointers[1], filter);
     static thread_local ArgsBytes args;
     args = args_;
     for (size_t k = 0; k < moves_.size(); ++k) args.set(8 * k, call.pointers[k]);
@@ -96,7 +97,7 @@ class ImageKernel final : public TextKernel {
   }
 
   std::vector<std::string> texts() const override {
-    return {order_weights_text(shape_, dtype_), text(has_vectors()), text(false)};
+    return {order_weights_text(shape_.pass, dtype_), text(has_vectors()), text(false)};
   }
   std::string form() const override {
     return fmt::format("conv {}x{}{}", tile_->rows, tile_->columns, region_.stages.empty() ? "" : ", epilogue");
@@ -161,15 +162,25 @@ class ImageKernel final : public TextKernel {
   int64_t tiles_m_ = 0, tiles_n_ = 0, tiles_ = 0;
   ArgsBytes args_;
   size_t scalars_at_ = 0, filter_at_ = 0, stores_at_ = 0;
+  const LazyFunction order_{[this] { return order_weights_text(shape_.pass, dtype_); }};
   const LazyFunction functions_[2] = {LazyFunction([this] { return text(false); }),  // by whether channels are loaded
                                       LazyFunction([this] { return text(true); })};  // as vectors
 };
 
-}  // namespace
+// Our own kernel, and why it is not the library's.
+class OwnKernel final : public RegionKernel {
+ public:
+  OwnKernel(std::unique_ptr<RegionKernel> kernel, std::string why) : kernel_(std::move(kernel)), why_(std::move(why)) {}
+  void run(const RegionCall& call) const override { kernel_->run(call); }
+  std::string form() const override { return fmt::format("{}; not the library's: {}", kernel_->form(), why_); }
+  size_t scratch_bytes() const override { return kernel_->scratch_bytes(); }
 
-std::unique_ptr<RegionKernel> compile_conv(const Region& region) {
-  std::string why;  // our own kernels serve
-  if (auto kernel = compile_conv_cudnn(region, &why)) return kernel;
+ private:
+  std::unique_ptr<RegionKernel> kernel_;
+  std::string why_;
+};
+
+std::unique_ptr<RegionKernel> compile_own(const Region& region) {
   if (region.op == &conv2d_backward_weights_op) return compile_conv_weights(region);
   const ConvShape s = conv_shape(region);
   std::vector<ImageMoves> moves = moves_of(region, s);
@@ -177,6 +188,15 @@ std::unique_ptr<RegionKernel> compile_conv(const Region& region) {
       is_pointwise(s) && std::all_of(moves.begin(), moves.end(), [&](const ImageMoves& m) { return is_flat(m, s); });
   if (matrix) return std::make_unique<PointwiseKernel>(region, s, moves);
   return std::make_unique<ImageKernel>(region, s, std::move(moves));
+}
+
+}  // namespace
+
+std::unique_ptr<RegionKernel> compile_conv(const Region& region) {
+  if (disabled("library")) return compile_own(region);
+  std::string why;
+  if (auto kernel = compile_conv_cudnn(region, &why)) return kernel;
+  return std::make_unique<OwnKernel>(compile_own(region), std::move(why));
 }
 
 }  // namespace rp::cuda

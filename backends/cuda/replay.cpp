@@ -38,6 +38,11 @@ cudaMemsetParams fill_params(const LaunchList::Work& w) {
   return p;
 }
 
+// Why a library's work cannot be a part of a graph.
+struct Uncapturable {
+  std::string why;
+};
+
 // What a library queues, as a graph. It has run before, so that it has loaded all that it needs.
 class Captured {
  public:
@@ -45,14 +50,16 @@ class Captured {
     const Runtime& cuda = runtime();
     const Stream stream;
     cuda.cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    std::string why;
     try {
       work.queue(args, stream);
-    } catch (...) {
-      cuda.cudaStreamEndCapture.raw(stream, &graph_);
-      if (graph_) cuda.cudaGraphDestroy.raw(graph_);
-      throw;
+    } catch (const std::exception& e) {
+      why = e.what();
     }
-    cuda.cudaStreamEndCapture(stream, &graph_);
+    const cudaError_t ended = cuda.cudaStreamEndCapture.raw(stream, &graph_);
+    if (why.empty() && ended == cudaSuccess) return;
+    if (graph_) cuda.cudaGraphDestroy.raw(graph_);
+    throw Uncapturable{why.empty() ? "cudaStreamEndCapture: " + Status<cudaError_t>::text(ended) : why};
   }
   ~Captured() { runtime().cudaGraphDestroy.raw(graph_); }
   Captured(const Captured&) = delete;
@@ -109,7 +116,6 @@ class Graph {
       void* argument;
       const cudaKernelNodeParams p = kernel_params(list_, w, &argument);
       cuda.cudaGraphAddKernelNode(&node, graph_, before, count, &p);
-      w.function->allow(w.how);
       set_attributes(node, w.how);
     } else if (w.kind == LaunchList::Kind::library) {
       const Captured part(*w.library, list_.args(w));
@@ -145,7 +151,8 @@ class Graph {
       cuda.cudaGraphExecKernelNodeSetParams(exec_, nodes_[i], &p);
     } else if (w.kind == LaunchList::Kind::library) {
       const Captured part(*w.library, list.args(w));
-      cuda.cudaGraphExecChildGraphNodeSetParams(exec_, nodes_[i], part.graph());
+      const cudaError_t told = cuda.cudaGraphExecChildGraphNodeSetParams.raw(exec_, nodes_[i], part.graph());
+      if (told != cudaSuccess) throw Uncapturable{"other work for other addresses: " + Status<cudaError_t>::text(told)};
     } else if (w.kind == LaunchList::Kind::copy) {
       cuda.cudaGraphExecMemcpyNodeSetParams1D(exec_, nodes_[i], w.to, w.from, w.bytes, cudaMemcpyDeviceToDevice);
     } else {
@@ -178,9 +185,8 @@ class GraphReplay final : public Replay {
     if (refuses()) return;
     if (graph_ && !graph_->fits(list_)) graph_.reset();
     if (graph_ ? succeeds([&] { graph_->update(list_); })
-               : list_.same_shape(before_) && succeeds([&] { graph_ = std::make_unique<Graph>(list_); }))
+               : list_.same_shape(before_) && succeeds([&] { make_graph(); }))
       return launch(pointers, scalars);
-    if (!direct_.empty()) graph_.reset();
     list_.launch();
     before_ = list_;
   }
@@ -204,17 +210,25 @@ class GraphReplay final : public Replay {
     return true;
   }
 
+  void make_graph() {
+    graph_ = std::make_unique<Graph>(list_);
+    before_ = {};
+  }
+
   // Makes a graph or changes it. False, with the reason, if a library does what cannot be captured, or something else
-  // for other addresses.
+  // for other addresses. A graph that was not told all is of no use.
   template <class F>
   bool succeeds(F&& change) {
     try {
       change();
       return true;
-    } catch (const Error& e) {
-      if (std::ranges::none_of(list_.works(), [](const LaunchList::Work& w) { return w.library; })) throw;
-      direct_ = e.what();
+    } catch (const Uncapturable& part) {
+      graph_.reset();
+      direct_ = part.why;
       return false;
+    } catch (...) {
+      graph_.reset();
+      throw;
     }
   }
 

@@ -69,6 +69,24 @@ class PersistentScan final : public RegionKernel {
 
   size_t scratch_bytes() const override { return handed_; }
 
+  // Parts of a device may have too few multiprocessors for a cluster.
+  bool fits() const {
+    if (how_.cluster == 1) return true;
+    function_.allow(how_);
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {how_.cluster, 1, 1};
+    cudaLaunchConfig_t config{};
+    config.gridDim = {how_.blocks, 1, 1};
+    config.blockDim = {how_.threads, 1, 1};
+    config.dynamicSmemBytes = how_.shared_bytes;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    int clusters = 0;
+    runtime().cudaOccupancyMaxActiveClusters(&clusters, function_.handle(), &config);
+    return clusters > 0;
+  }
+
   std::string form() const override {
     constexpr std::string_view names[] = {"", "in a block", "in a cluster", "in the grid"};
     std::string text = fmt::format("all {} steps, {} blocks of {} threads", steps_, how_.blocks, how_.threads);
@@ -105,10 +123,14 @@ ScanDevice scan_device() {
 std::unique_ptr<RegionKernel> compile_scan(const Region& region, std::string* why) {
   const std::optional<ScanBody> body = scan_body(region, why);
   if (!body) return nullptr;
-  const std::optional<ScanChoice> choice = choose_scan(*body, scan_device(), why);
-  if (!choice) return nullptr;
   const size_t operands = region.operands.size();
-  return scan_kernel(*body, *choice, operands, scan_text(*body, *choice, operands));
+  ScanDevice device = scan_device();
+  while (const std::optional<ScanChoice> choice = choose_scan(*body, device, why)) {
+    auto kernel = std::make_unique<PersistentScan>(*body, *choice, operands, scan_text(*body, *choice, operands));
+    if (kernel->fits()) return kernel;
+    device.cluster = 1;
+  }
+  return nullptr;
 }
 
 }  // namespace rp::cuda

@@ -203,10 +203,12 @@ class ScanText {
       if (level || meets_at_start(body_)) write_meeting(level);
       write_products(level);
       write_reductions(level);
-      // What every thread has may be read by the others' loops.
-      for (bool everywhere : {true, false})
-        for (int s = 0; s < static_cast<int>(body_.spaces.size()); ++s)
-          if (space(s).everywhere() == everywhere) write_loop(level, s);
+      // What every thread has may be read by all loops, so it stands in one, and before the others.
+      std::vector<int> everywhere, others;
+      for (int s = 0; s < static_cast<int>(body_.spaces.size()); ++s)
+        (space(s).everywhere() ? everywhere : others).push_back(s);
+      write_loop(level, everywhere);
+      for (int s : others) write_loop(level, {s});
     }
     for (int s = 0; s < static_cast<int>(body_.spaces.size()); ++s) write_next(s);
   }
@@ -299,14 +301,15 @@ class ScanText {
     });
   }
 
-  // All that a level computes for the units of one space, and where it goes.
-  void write_loop(int level, int s) {
+  // All that a level computes for the units of spaces with the same threads, and where it goes.
+  void write_loop(int level, const std::vector<int>& spaces) {
     Text outer = std::exchange(text_, Text());
     for (size_t k = 0; k < body_.values.size(); ++k)
-      if (body_.values[k].space == s && body_.values[k].level == level) write_value(static_cast<int>(k));
+      if (std::ranges::count(spaces, body_.values[k].space) && body_.values[k].level == level)
+        write_value(static_cast<int>(k));
     std::swap(outer, text_);
     const std::string inside = outer.take();
-    if (!inside.empty()) each_row_of(s, [&] { text_.lines(inside); });
+    if (!inside.empty()) each_row_of(spaces[0], [&] { text_.lines(inside); });
   }
 
   void write_value(int k) {

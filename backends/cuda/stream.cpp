@@ -9,7 +9,6 @@ namespace rp::cuda {
 namespace {
 
 struct Streams {
-  const Device& on = device();  // or the reason why there is none
   Stream compute, copy;
 };
 
@@ -19,8 +18,14 @@ Lazy<Downloads> downloads;
 
 }  // namespace
 
-cudaStream_t compute_stream() { return streams.get().compute; }
-cudaStream_t copy_stream() { return streams.get().copy; }
+cudaStream_t compute_stream() {
+  device();  // or the reason why there is none
+  return streams.get().compute;
+}
+cudaStream_t copy_stream() {
+  device();
+  return streams.get().copy;
+}
 
 void copy(std::byte* to, const std::byte* from, size_t bytes, Direction direction) {
   if (bytes == 0) return;

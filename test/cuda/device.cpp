@@ -58,6 +58,10 @@ cudaError_t device_count(int* count) {
   return cudaSuccess;
 }
 
+cudaError_t set_device(int device) {
+  return device >= 0 && device < state->options.devices ? cudaSuccess : cudaErrorInvalidDevice;
+}
+
 /// Those of an H200.
 cudaError_t device_properties(cudaDeviceProp* p, int device) {
   if (device < 0 || device >= state->options.devices) return cudaErrorInvalidDevice;
@@ -121,6 +125,7 @@ void put_device(cuda::Runtime& table) {
   put<error_text>(table.cudaGetErrorString);
   put<device_count>(table.cudaGetDeviceCount);
   put<device_properties>(table.cudaGetDeviceProperties);
+  put<set_device>(table.cudaSetDevice);
   put<device_attribute>(table.cudaDeviceGetAttribute);
 }
 

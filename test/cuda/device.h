@@ -32,7 +32,8 @@ struct DeviceOptions {
   bool keep_memory = false;         // the library's pool keeps what is released; off, each release shows its misuse
   int driver = 13000;               // 0: there is none
   int devices = 1;
-  std::string cache{};  // the folder for compiled kernels; by default a fresh one
+  bool clusters = true;  // whether any cluster of several blocks fits
+  std::string cache{};   // the folder for compiled kernels; by default a fresh one
 };
 
 /// While it lives, the library computes on this device. What was queued runs only when something waits for it, so that

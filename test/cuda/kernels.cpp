@@ -109,6 +109,7 @@ cudaError_t cluster_occupancy(int* clusters, const void* kernel, const cudaLaunc
   unsigned cluster = 1;
   for (unsigned a = 0; a < config->numAttrs; ++a)
     if (config->attrs[a].id == cudaLaunchAttributeClusterDimension) cluster = config->attrs[a].val.clusterDim.x;
+  if (cluster > 1 && !state->options.clusters) return *clusters = 0, cudaSuccess;
   *clusters = multiprocessors * resident(*f, config->blockDim.x, config->dynamicSmemBytes) / static_cast<int>(cluster);
   return cudaSuccess;
 }
