@@ -352,6 +352,6 @@ TEST_CASE("every op gives the CPU's bits on the device; convolutions nearly so",
 TEST_CASE("every op gives the CPU's bits on the device for other dtypes and layouts", "[cuda][slow]") {
   device();
   for (const Op* op : op_table())
-    for (const DType dtype : {DType::f32, DType::f64, DType::i32, DType::boolean})
+    for (const DType dtype : {DType::bf16, DType::f16, DType::f32, DType::f64, DType::i32, DType::boolean})
       for (const OpCase& c : cases_of(*op, dtype)) check_on_both(c, Lie::transposed);
 }
