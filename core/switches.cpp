@@ -63,6 +63,8 @@ constexpr std::array bit_changing_rewrites{
     Rewrite{"contract", "a product and the sum it goes into are rounded once"},
     Rewrite{"approximate", "tanh of f32 by a quotient of polynomials: within 6 ulp instead of 2"},
     Rewrite{"library", "convolutions on CUDA by cuDNN, which adds up in an order of its own"},
+    Rewrite{"tensor",
+            "products of 16-bit floats in scans on CUDA by tensor cores, which add up in an order of their own"},
 };
 
 constinit thread_local const Without* innermost = nullptr;

@@ -6,6 +6,7 @@
 #include "reprise/backends/cuda/region_kernels.h"
 #include "reprise/backends/cuda/scan_text.h"
 #include "reprise/backends/cuda/stream.h"
+#include "reprise/core/switches.h"
 
 namespace rp::cuda {
 namespace {
@@ -37,7 +38,8 @@ Lazy<MeetingWords> meeting_words;
 
 class PersistentScan final : public RegionKernel {
  public:
-  PersistentScan(const ScanBody& body, const ScanChoice& choice, size_t operands, const std::string& text)
+  PersistentScan(const ScanBody& body, const ScanChoice& choice, size_t operands, const std::string& text,
+                 std::string no_tensor)
       : steps_(body.attrs.length),
         parameters_(static_cast<size_t>(body.graph().parameters)),
         operands_(operands),
@@ -45,6 +47,7 @@ class PersistentScan final : public RegionKernel {
         meetings_(meetings_of(body)),
         handed_(scan_memory(body, choice).handed),
         first_word_(MeetingWords::take(handed_ ? static_cast<size_t>(choice.slices) : 0)),
+        no_tensor_(std::move(no_tensor)),
         function_(function_of(text)) {
     if (handed_) meeting_words.get();  // not while launches are recorded
     how_.blocks = static_cast<uint32_t>(choice.blocks * choice.slices);
@@ -76,6 +79,9 @@ class PersistentScan final : public RegionKernel {
     if (meetings_)
       text += fmt::format(", {} barrier{} {} a step", meetings_, meetings_ > 1 ? "s" : "",
                           names[static_cast<size_t>(choice_.meeting)]);
+    if (choice_.split) text += ", products on tensor cores";
+    if (choice_.split > 1) text += fmt::format(", {} warps for a sum", choice_.split);
+    if (!no_tensor_.empty()) text += ", not on tensor cores: " + no_tensor_;
     return text;
   }
 
@@ -86,6 +92,7 @@ class PersistentScan final : public RegionKernel {
   int meetings_;
   size_t handed_;
   size_t first_word_;
+  std::string no_tensor_;
   const Function& function_;
   Launch how_;
 };
@@ -93,22 +100,48 @@ class PersistentScan final : public RegionKernel {
 }  // namespace
 
 std::unique_ptr<RegionKernel> scan_kernel(const ScanBody& body, const ScanChoice& choice, size_t operands,
-                                          const std::string& text) {
-  return std::make_unique<PersistentScan>(body, choice, operands, text);
+                                          const std::string& text, std::string no_tensor) {
+  return std::make_unique<PersistentScan>(body, choice, operands, text, std::move(no_tensor));
 }
 
 ScanDevice scan_device() {
   const cudaDeviceProp& p = device().properties;
-  return {p.multiProcessorCount, static_cast<int64_t>(p.sharedMemPerBlockOptin), p.major >= 9 ? 8 : 1};
+  return {p.multiProcessorCount, static_cast<int64_t>(p.sharedMemPerBlockOptin), p.major >= 9 ? 8 : 1, p.major >= 8};
 }
 
-std::unique_ptr<RegionKernel> compile_scan(const Region& region, std::string* why) {
-  const std::optional<ScanBody> body = scan_body(region, why);
-  if (!body) return nullptr;
+namespace {
+
+struct Spread {
+  ScanBody body;
+  ScanChoice choice;
+};
+
+std::optional<Spread> spread(const Region& region, bool tensor, std::string* why) {
+  std::optional<ScanBody> body = scan_body(region, tensor, why);
+  if (!body) return {};
   const std::optional<ScanChoice> choice = choose_scan(*body, scan_device(), why);
-  if (!choice) return nullptr;
+  if (!choice) return {};
+  return Spread{std::move(*body), *choice};
+}
+
+}  // namespace
+
+std::unique_ptr<RegionKernel> compile_scan(const Region& region, std::string* why) {
+  std::string no_tensor;
+  std::optional<Spread> best = spread(region, false, why);
+  if (!disabled("tensor")) {
+    std::optional<Spread> tensor = spread(region, true, &no_tensor);
+    if (tensor && best && best->choice.step_ns < tensor->choice.step_ns)
+      no_tensor = fmt::format("a step would take about {:.1f} us, and {:.1f} us without", tensor->choice.step_ns / 1000,
+                              best->choice.step_ns / 1000);
+    else if (tensor)
+      best = std::move(tensor);
+    if (!best) *why += "; not on tensor cores: " + no_tensor;
+  }
+  if (!best) return nullptr;
   const size_t operands = region.operands.size();
-  return scan_kernel(*body, *choice, operands, scan_text(*body, *choice, operands));
+  const std::string text = scan_text(best->body, best->choice, operands);
+  return scan_kernel(best->body, best->choice, operands, text, no_tensor);
 }
 
 }  // namespace rp::cuda
