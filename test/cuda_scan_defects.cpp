@@ -87,10 +87,9 @@ Tensors results_on_device(const Training& t) {
 }
 
 template <class Layer>
-void find_all(const std::string& name, const Layer& layer, int64_t units, ScanMeeting meeting, size_t number,
-              DType dtype = DType::f32) {
+void find_all(const std::string& name, const Layer& layer, int64_t units, const Pick& way, DType dtype = DType::f32) {
   Training t = training(layer, units, dtype);
-  ScansOnDevice scans(pick(meeting, number));
+  ScansOnDevice scans(way);
   if (dtype != DType::f32) {
     scans.tensor = true;
     t.expected = results_on_device(t);
@@ -117,17 +116,30 @@ void find_all(const std::string& name, const Layer& layer, int64_t units, ScanMe
 
 TEST_CASE("a barrier that is missing shows", "[cuda]") {
   const auto meeting = GENERATE(ScanMeeting::block, ScanMeeting::cluster, ScanMeeting::grid);
-  find_all("rnn", RNN(6), 6, meeting, 1);
-  find_all("lstm", LSTM(6), 6, meeting, 2);
-  find_all("gru, reset before", GRU(6, {.reset_after = false}), 6, meeting, 1);
-  find_all("lstm with norms", LSTM(6, {.layer_norm = true}), 6, meeting, 1);
+  find_all("rnn", RNN(6), 6, pick(meeting, 1));
+  find_all("lstm", LSTM(6), 6, pick(meeting, 2));
+  find_all("gru, reset before", GRU(6, {.reset_after = false}), 6, pick(meeting, 1));
+  find_all("lstm with norms", LSTM(6, {.layer_norm = true}), 6, pick(meeting, 1));
 }
+
+namespace {
+
+/// Few blocks of more than one warp, whose lanes meet at every product; sums are a warp's own, or shared.
+Pick tiles(ScanMeeting meeting, bool shared) {
+  return [=](const std::vector<cuda::ScanChoice>& choices) -> const cuda::ScanChoice* {
+    for (const cuda::ScanChoice& c : choices)
+      if (c.meeting == meeting && c.threads > 32 && c.blocks * c.slices <= 6 && (c.split > 1) == shared) return &c;
+    return nullptr;
+  };
+}
+
+}  // namespace
 
 TEST_CASE("a barrier that is missing shows on tensor cores, too", "[cuda]") {
   const auto meeting = GENERATE(ScanMeeting::block, ScanMeeting::cluster, ScanMeeting::grid);
-  for (const size_t number : {0, 3}) {
-    find_all("lstm", LSTM(16, {.weights = {.dtype = DType::bf16}}), 16, meeting, number, DType::bf16);
-    find_all("gru, reset before", GRU(16, {.reset_after = false, .weights = {.dtype = DType::f16}}), 16, meeting,
-             number, DType::f16);
+  for (const bool shared : {false, true}) {
+    find_all("lstm", LSTM(48, {.weights = {.dtype = DType::bf16}}), 48, tiles(meeting, shared), DType::bf16);
+    find_all("gru, reset before", GRU(48, {.reset_after = false, .weights = {.dtype = DType::f16}}), 48,
+             tiles(meeting, shared), DType::f16);
   }
 }

@@ -9,7 +9,7 @@ namespace {
 
 using As = ScanValue::Kind;
 
-constexpr int64_t most_threads = 512, most_warps = most_threads / 32, register_file = 65536, most_registers = 255;
+constexpr int64_t most_threads = 512, most_warps = most_threads / 32, most_registers = 255;
 
 // The model's numbers: cycles of a multiprocessor at 1.7 GHz, not measured.
 constexpr double cycle_ns = 0.6;
@@ -33,7 +33,7 @@ int64_t registers(const ScanBody& body, const ScanChoice& c) {
     if (v.kind == As::product && c.split) {
       const ScanTiles t = tiles_of(body, v, c);
       if (c.kept) words += t.fragments() * (t.each == 1 ? 2 : 4);
-      factors = std::max(factors, 16 + (c.split > 1 ? t.tiles() * c.rows / 2 : 0));
+      factors = std::max(factors, 32 + (c.split > 1 ? t.tiles() * c.rows / 2 : 0));
     } else if (v.kind == As::product) {
       factors = std::max(factors, 4 * (body.groups(v) + 1));
     }
@@ -42,6 +42,9 @@ int64_t registers(const ScanBody& body, const ScanChoice& c) {
   }
   return 40 + words + factors;
 }
+
+// Each of four schedulers has the registers of its warps, 512 a lane, which it gives out by eights.
+int64_t registers_for(int64_t threads) { return std::min(most_registers, 512 / ceil_div(threads, 128) / 8 * 8); }
 
 // Four schedulers issue a warp's instruction each in a cycle; a sum takes four cycles for its next product; shared
 // memory gives 128 bytes in a cycle, and a row's element to all who want it at once.
@@ -178,7 +181,7 @@ class Chooser {
   }
 
   void consider(ScanChoice c) {
-    if (c.threads > most_threads || registers(body_, c) > std::min(most_registers, register_file / c.threads)) return;
+    if (c.threads > most_threads || registers(body_, c) > registers_for(c.threads)) return;
     const int64_t all = c.blocks * c.slices;
     if (c.meeting == ScanMeeting::grid && all > device_.multiprocessors) return;
     const bool whole = body_.tensor;
