@@ -170,7 +170,7 @@ class Hoister {
     const size_t x = input_number(i);
     return x >= carries_ && x < first_closed();
   }
-  int32_t uncast(int32_t i) const { return g_[i].op == &cast_op ? g_[i].inputs[0] : i; }
+  int32_t uncast(int32_t i) const { return g_[i].op == &cast_op && !g_[i].own ? g_[i].inputs[0] : i; }
 
   // Products that have left the loop, one at least.
   bool only_products_read(int32_t cast) const {

@@ -243,7 +243,8 @@ ScanMemory::Exchange place_of(const ScanBody& body, const ScanExchange& e, const
   x.handed = choice.meeting == ScanMeeting::grid && !body.spaces[static_cast<size_t>(v.space)].everywhere();
   x.streamed = x.handed && !body.tensor && only_products_read(body, e);
   x.handed_pitch = ceil_div(v.columns, vector_of(v)) * vector_of(v);
-  // Lanes of 4 or 8 rows read 16 bytes each: of different banks, if rows begin 16 or 64 bytes apart.
+  // Where 4 lanes read 64 bytes of a row, and 4 those of the next one, rows begin so far apart in banks; else 8 lanes
+  // read 16 bytes of as many rows. Tiles also read what stands behind the last column.
   x.pitch = body.tensor ? ceil_div(v.columns, 64) * 64 + 32 : x.handed_pitch + vector_of(v);
   // A place is free once all have met after it was read: at a later level, at the start of the next step, or at a level
   // before it is written again, which is the last one for a carry.
