@@ -64,6 +64,8 @@ constexpr std::array bit_changing_rewrites{
     Rewrite{"approximate", "tanh of f32 by a quotient of polynomials: within 6 ulp instead of 2"},
     Rewrite{"library",
             "large products, convolutions and attention on CUDA by cuBLASLt and cuDNN, which add up in other orders"},
+    Rewrite{"tensor",
+            "products of 16-bit floats in scans on CUDA by tensor cores, which add up in an order of their own"},
 };
 
 constinit thread_local const Without* innermost = nullptr;

@@ -55,7 +55,10 @@ class Lowering {
     const int32_t i = d_.nodes[0];
     region().op = node(i).op;
     region().attrs = node(i).attrs;
-    for (int32_t in : node(i).inputs) add_operand(place_of(in), false, false);
+    for (int32_t in : node(i).inputs) {
+      const int k = add_operand(place_of(in), false, false);
+      if (d_.kind == RegionKind::control) region().operands[static_cast<size_t>(k)].cast_from = cast_from(in);
+    }
     if (d_.kind == RegionKind::kernel) add_operand(place_of(i), true, false);
     for (size_t k = 1; k < d_.nodes.size(); ++k) {  // of a control op
       region().results.push_back(static_cast<int32_t>(node(d_.nodes[k]).attrs.as<ResultAttrs>().index));
@@ -64,6 +67,21 @@ class Lowering {
     for (const ScalarSource& s : node(i).scalars) out_.scalars.push_back(s);
     region().scalars = static_cast<int>(out_.scalars.size());
     return std::move(out_);
+  }
+
+  // The 16-bit floats that a value of f32 has been, however it was moved since.
+  std::optional<DType> cast_from(int32_t i) const {
+    const Place place = rp::place_of(g_, i);
+    const Node& n = node(place.base);
+    if (place.version >= 0 || n.layout->dtype() != DType::f32) return {};
+    if (n.op == &cast_op) {
+      const DType from = node(n.inputs[0]).layout->dtype();
+      return is_short(from) ? std::optional(from) : std::nullopt;
+    }
+    if (n.op != &concat_op && n.op != &copy_op) return {};
+    const std::optional<DType> first = cast_from(n.inputs[0]);
+    const bool all = std::ranges::all_of(n.inputs, [&](int32_t in) { return cast_from(in) == first; });
+    return all ? first : std::nullopt;
   }
 
   // A copy or write whose strides no loop over unit columns can follow.

@@ -67,7 +67,8 @@ struct Stage {
 struct RegionOperand {
   const Layout* layout;
   bool written = false;
-  bool per_row = false;  // rows and columns: one element per result rather than per element
+  bool per_row = false;              // rows and columns: one element per result rather than per element
+  std::optional<DType> cast_from{};  // control: the 16-bit floats that all its elements of f32 have been
 };
 
 /// A region ready for a backend's compiler.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <set>
 #include <tuple>
 
 #include "reprise/core/fail.h"
@@ -27,6 +28,7 @@ struct Hoisted {
   struct Product {
     int32_t input, right;  // a stepped input and a closed value; the product is a further stepped input
     Where loc;
+    std::optional<DType> cast;  // what the input is cast to first
   };
   std::vector<Product> products;
   // A pointwise op on values of all steps: a further stepped input. Operands are stepped inputs or, ~number, closed
@@ -152,12 +154,33 @@ class Hoister {
   void find_products() {
     for (int32_t i = 0; i < g_.size(); ++i) {
       if (!flat_product(i)) continue;
-      const size_t x = input_number(g_[i].inputs[0]);
-      if (x < carries_ || x >= first_closed()) continue;
+      const int32_t left = g_[i].inputs[0], from = uncast(left);
+      if (!stepped(from)) continue;
       product_[i] = static_cast<int32_t>(h_.products.size());
-      h_.products.push_back({static_cast<int32_t>(x - carries_), closed_number(g_[i].inputs[1]), g_[i].loc});
+      h_.products.push_back(
+          {static_cast<int32_t>(input_number(from) - carries_), closed_number(g_[i].inputs[1]), g_[i].loc, {}});
+      if (left != from) h_.products.back().cast = g_[left].layout->dtype();
       note("one product over all steps", g_[i]);
     }
+    for (int32_t i = 0; i < g_.size(); ++i)
+      if (g_[i].op == &cast_op && stepped(g_[i].inputs[0]) && only_products_read(i)) cast_.insert(i);
+  }
+
+  bool stepped(int32_t i) const {
+    const size_t x = input_number(i);
+    return x >= carries_ && x < first_closed();
+  }
+  int32_t uncast(int32_t i) const { return g_[i].op == &cast_op && !g_[i].own ? g_[i].inputs[0] : i; }
+
+  // Products that have left the loop, one at least.
+  bool only_products_read(int32_t cast) const {
+    bool any = false, all = std::find(g_.outputs.begin(), g_.outputs.end(), cast) == g_.outputs.end();
+    for (int32_t i = 0; i < g_.size(); ++i)
+      for (int32_t in : g_[i].inputs) {
+        any |= in == cast && product_.count(i);
+        all &= in != cast || product_.count(i);
+      }
+    return any && all;
   }
 
   // Pointwise ops on products that have left the loop, with nothing but such and invariant values: a bias, say.
@@ -220,6 +243,7 @@ class Hoister {
   std::vector<bool> invariant_;
   std::vector<int32_t> frontier_;
   std::map<int32_t, int32_t> product_;  // node -> product, or map behind all products
+  std::set<int32_t> cast_;              // casts that have gone with products
   struct Member {
     int32_t merge;
     int64_t column;
@@ -255,7 +279,9 @@ int32_t Hoister::part_of_merged(GraphBuilder& b, int32_t i, const std::vector<in
 void Hoister::make_body() {
   // What the loop still takes from outside.
   std::vector<bool> used(g_.nodes.size());
-  const auto in_loop = [&](int32_t i) { return g_[i].op->kind != Kind::input && !invariant(i) && !product_.count(i); };
+  const auto in_loop = [&](int32_t i) {
+    return g_[i].op->kind != Kind::input && !invariant(i) && !product_.count(i) && !cast_.count(i);
+  };
   for (int32_t i : g_.outputs) used[static_cast<size_t>(i)] = true;
   for (int32_t i = 0; i < g_.size(); ++i)
     if (in_loop(i))
@@ -359,7 +385,8 @@ ScanCall hoist(ScanCall call) {
   for (const Hoisted::Product& p : h->products) {
     AtForward at(p.loc);
     const Tensor& x = call.xs[static_cast<size_t>(p.input)];
-    const Tensor rows = x.reshape({x.shape()[0] * x.shape()[1], x.shape()[2]});
+    Tensor rows = x.reshape({x.shape()[0] * x.shape()[1], x.shape()[2]});
+    if (p.cast) rows = cast(rows, *p.cast);
     const Tensor product = matmul(rows, closed[planted(Defect::hoist_right) ? 0 : static_cast<size_t>(p.right)]);
     xs.push_back(product.reshape({x.shape()[0], x.shape()[1], product.shape()[1]}));
   }

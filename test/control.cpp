@@ -176,6 +176,26 @@ TEST_CASE("scans of no steps, in reverse and without inputs", "[control]") {
   CHECK(distance(h, c) == 0);
 }
 
+TEST_CASE("products of a step's 16-bit input leave the loop", "[control]") {
+  const DType dtype = GENERATE(DType::bf16, DType::f16);
+  const bool read_again = GENERATE(false, true);
+  manual_seed(12);
+  const Tensor w = draw({3, 4}).to(dtype), u = draw({4, 4}).to(dtype), xs = draw({5, 2, 3}).to(dtype);
+  const auto step = [&](const Tensor& h, const Tensor& x) {
+    const Tensor z = matmul(x, w) + matmul(h, u);
+    return tanh(read_again ? z + sum(cast(x, DType::f32)).to(dtype) : z);
+  };
+  const auto by_scan = [&] {
+    return scan([&](const Tensor& h, const Tensor& x) { return step(h, x); }, zeros({2, 4}, dtype), xs);
+  };
+  Tensor h = zeros({2, 4}, dtype);
+  for (int64_t t = 0; t < xs.size(0); ++t) h = step(h, xs.select(0, t));
+  CHECK(distance(by_scan(), h) == 0);
+  auto captured = capture(by_scan);
+  for (int i = 0; i < 3; ++i) CHECK(distance(captured(), h) == 0);
+  CHECK_THAT(captured.explain(), Contains("one product over all steps: matmul"));
+}
+
 TEST_CASE("random ops in a body draw anew at every step", "[control]") {
   manual_seed(7);
   const auto [h, y] = scan([](const Tensor& h) { return std::pair(h + 1, uniform({2})); }, zeros({1}), {.length = 4});

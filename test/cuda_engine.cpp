@@ -289,6 +289,39 @@ TEST_CASE("a recurrent layer is one kernel forwards and one backwards, and a gra
              Contains("all 5 steps, 4 blocks") && Contains("1 barrier in a block a step") && Contains("CUDA graph"));
 }
 
+TEST_CASE("at fast, scans of 16-bit floats use tensor cores, and reports say so, or why not", "[cuda]") {
+  device();
+  const DeviceScope on(gpu);
+  manual_seed(4);
+  const auto report = [&](DType dtype, Level level, const Tensors& weights) {
+    const Tensor x = uniform({3, 16, 192}, -1, 1, DType::f32).to(dtype);
+    const auto step = [&](const Tensor& in) {
+      return scan(
+          [&](const Tensor& h, const Tensor& e) {
+            Tensor z = e;
+            for (const Tensor& u : weights) z = z + matmul(h, u);
+            return std::pair(tanh(z), z);
+          },
+          zeros({16, 192}, dtype), in);
+    };
+    auto f = capture(step, {.level = level});
+    for (int i = 0; i < 2; ++i) f(x);
+    const auto [last, all] = f(x);
+    const Tensor exact = step(x).first;
+    CHECK(max(abs(last.to(DType::f32) - exact.to(DType::f32))).item<float>() <= (level == Level::fast ? 0.02f : 0.0f));
+    return f.explain();
+  };
+  const Tensor u = uniform({192, 192}, -0.1, 0.1), v = u.to(DType::bf16);
+  const std::string fast = report(DType::bf16, Level::fast, {v});
+  CHECK_THAT(fast, Contains("products on tensor cores"));
+  CHECK_THAT(fast, Contains("fast: tensor changes"));
+  CHECK_THAT(report(DType::bf16, Level::exact, {v}), !Contains("tensor"));
+  CHECK_THAT(report(DType::f32, Level::fast, {u}),
+             Contains("not on tensor cores: a factor has not been 16-bit floats"));
+  const Without without({"tensor"});
+  CHECK_THAT(report(DType::bf16, Level::fast, {v}), !Contains("tensor cores"));
+}
+
 TEST_CASE("a report says why a scan is not one kernel", "[cuda]") {
   device();
   const DeviceScope on(gpu);
@@ -478,6 +511,6 @@ TEST_CASE("every op gives the CPU's bits on the device; convolutions nearly so",
 TEST_CASE("every op gives the CPU's bits on the device for other dtypes and layouts", "[cuda][slow]") {
   device();
   for (const Op* op : op_table())
-    for (const DType dtype : {DType::f32, DType::f64, DType::i32, DType::boolean})
+    for (const DType dtype : {DType::bf16, DType::f16, DType::f32, DType::f64, DType::i32, DType::boolean})
       for (const OpCase& c : cases_of(*op, dtype)) check_on_both(c, Lie::transposed);
 }

@@ -1,4 +1,8 @@
 // Maps and copies on the device: the same bits as the CPU's.
+#include <bit>
+#include <cstring>
+#include <memory>
+
 #include "reprise/core/ops.h"
 #include "reprise/core/random.h"
 #include "reprise/graph/capture.h"
@@ -20,7 +24,8 @@ Tensor numbers(DType dtype, const Shape& shape, uint64_t seed) {
   return visit_dtype(dtype, [&]<class T>(T) {
     const auto values = std::make_unique<T[]>(n + 1);
     for (size_t i = 0; i < n; ++i) {
-      const uint64_t bits = dice.number(type_of(dtype));
+      uint64_t bits = dice.number(type_of(dtype));
+      if constexpr (is_float16<T>) bits = T(std::bit_cast<float>(static_cast<uint32_t>(bits))).bits;
       std::memcpy(static_cast<void*>(&values[i]), &bits, sizeof(T));
     }
     return tensor(std::span<const T>(values.get(), n), shape);
@@ -45,7 +50,7 @@ TEST_CASE("every pointwise op", "[cuda]") {
   fake::Device gpu;
   Twins twins;
   size_t checked = 0;
-  for (DType d : {DType::boolean, DType::i32, DType::i64, DType::f32, DType::f64}) {
+  for (DType d : {DType::boolean, DType::i32, DType::i64, DType::bf16, DType::f16, DType::f32, DType::f64}) {
     const std::vector<OpCase> calls = pointwise_calls(d);
     const Shape shape{1111};
     const Tensors in{numbers(d, shape, 1), numbers(d, shape, 2), numbers(d, shape, 3),

@@ -46,7 +46,7 @@ TEST_CASE("reductions of every kind and type, several at once", "[cuda]") {
   fake::Device gpu;
   for (bool wide : {false, true}) {
     Twins twins(wide);
-    for (DType d : {DType::f32, DType::i32, DType::i64, DType::f64}) {
+    for (DType d : {DType::f32, DType::bf16, DType::f16, DType::i32, DType::i64, DType::f64}) {
       if (wide && d != DType::f32) break;
       for (auto [rows, columns] : {Extents{21, 90}, {2, 5000}, {1, 33000}, {5000, 6}}) {
         INFO(name_of(d) << ", " << rows << " x " << columns);

@@ -117,3 +117,25 @@ TEST_CASE("a place is taken twice where a step may write what others still read"
   c.meeting = ScanMeeting::block;
   CHECK_FALSE(scan_memory(two, c).exchanges[0].twice);
 }
+
+TEST_CASE("tensor cores take every cell of up to 1024 units, and pay", "[cuda]") {
+  for (const int64_t batch : {1, 7, 16, 64})
+    for (const int64_t units : {64, 256, 512, 768, 1024}) {
+      ScanBody body = cell(batch, units, 4);
+      std::string why;
+      const auto exact = choose_scan(body, {}, &why);
+      body.tensor = true;
+      body.values[0].dtype = body.values[1].numbers = DType::bf16;
+      const ScanChoice c = choice(body);
+      INFO(units << " units, batch " << batch << ": " << c.blocks << " blocks, " << c.split << " warps for a sum");
+      CHECK((!exact || c.step_ns < exact->step_ns || batch < 16));
+      CHECK(c.threads == 32 * c.split * c.across);
+      CHECK(c.slices * c.rows >= batch);
+      CHECK(c.width * (c.rows / c.each) <= c.threads);
+      CHECK(scan_memory(body, c).shared <= size_t{227} << 10);
+      const ScanTiles t = tiles_of(body, body.values[1], c);
+      CHECK(t.each * c.across >= t.octets);
+      CHECK(t.turns * c.split >= t.pieces);
+      CHECK_THAT(refusal(body, {.tensor = false}), Contains("no tensor cores"));
+    }
+}

@@ -61,10 +61,10 @@ std::string fault(const Training& t, ScansOnDevice& scans, const fake::Schedule&
 }
 
 template <class Layer>
-Training training(const Layer& layer, int64_t units) {
+Training training(const Layer& layer, int64_t units, DType dtype) {
   manual_seed(11);
   Training t;
-  t.x = uniform({5, 4, units}, -1, 1).set_requires_grad();
+  t.x = uniform({5, 4, units}, -1, 1).to(dtype).set_requires_grad();
   layer(t.x);
   t.step = [=](const Tensor& in) {
     for (const auto& [n, p] : layer.parameters()) p.set_grad({});
@@ -78,13 +78,25 @@ Training training(const Layer& layer, int64_t units) {
   return t;
 }
 
+/// What the device leaves in the plainest order is what it must leave in any.
+Tensors results_on_device(const Training& t) {
+  fake::Device gpu;
+  auto captured = capture(t.step);
+  for (int i = 0; i < 2; ++i) captured(t.x);
+  return captured(t.x);
+}
+
 template <class Layer>
-void find_all(const std::string& name, const Layer& layer, int64_t units, ScanMeeting meeting, size_t number) {
-  const Training t = training(layer, units);
-  ScansOnDevice scans(pick(meeting, number));
-  REQUIRE(fault(t, scans, {}) == "");
-  const std::vector<std::string> texts = scans.texts;
-  REQUIRE(texts.size() == 2);
+void find_all(const std::string& name, const Layer& layer, int64_t units, const Pick& way, DType dtype = DType::f32) {
+  Training t = training(layer, units, dtype);
+  ScansOnDevice scans(way);
+  if (dtype != DType::f32) {
+    scans.tensor = true;
+    t.expected = results_on_device(t);
+    scans.texts.clear();
+  }
+  for (const fake::Schedule& schedule : fake::schedules) REQUIRE(fault(t, scans, schedule) == "");
+  const std::vector<std::string> texts(scans.texts.begin(), scans.texts.begin() + 2);
   for (const std::string& text : texts)
     for (const Edit& edit : edits_of(text)) {
       scans.change = [&](const std::string& given) {
@@ -104,8 +116,30 @@ void find_all(const std::string& name, const Layer& layer, int64_t units, ScanMe
 
 TEST_CASE("a barrier that is missing shows", "[cuda]") {
   const auto meeting = GENERATE(ScanMeeting::block, ScanMeeting::cluster, ScanMeeting::grid);
-  find_all("rnn", RNN(6), 6, meeting, 1);
-  find_all("lstm", LSTM(6), 6, meeting, 2);
-  find_all("gru, reset before", GRU(6, {.reset_after = false}), 6, meeting, 1);
-  find_all("lstm with norms", LSTM(6, {.layer_norm = true}), 6, meeting, 1);
+  find_all("rnn", RNN(6), 6, pick(meeting, 1));
+  find_all("lstm", LSTM(6), 6, pick(meeting, 2));
+  find_all("gru, reset before", GRU(6, {.reset_after = false}), 6, pick(meeting, 1));
+  find_all("lstm with norms", LSTM(6, {.layer_norm = true}), 6, pick(meeting, 1));
+}
+
+namespace {
+
+/// Few blocks of more than one warp, whose lanes meet at every product; sums are a warp's own, or shared.
+Pick tiles(ScanMeeting meeting, bool shared) {
+  return [=](const std::vector<cuda::ScanChoice>& choices) -> const cuda::ScanChoice* {
+    for (const cuda::ScanChoice& c : choices)
+      if (c.meeting == meeting && c.threads > 32 && c.blocks * c.slices <= 6 && (c.split > 1) == shared) return &c;
+    return nullptr;
+  };
+}
+
+}  // namespace
+
+TEST_CASE("a barrier that is missing shows on tensor cores, too", "[cuda]") {
+  const auto meeting = GENERATE(ScanMeeting::block, ScanMeeting::cluster, ScanMeeting::grid);
+  for (const bool shared : {false, true}) {
+    find_all("lstm", LSTM(48, {.weights = {.dtype = DType::bf16}}), 48, tiles(meeting, shared), DType::bf16);
+    find_all("gru, reset before", GRU(48, {.reset_after = false, .weights = {.dtype = DType::f16}}), 48,
+             tiles(meeting, shared), DType::f16);
+  }
 }

@@ -68,12 +68,13 @@ ScansOnDevice::ScansOnDevice(Pick pick) : pick_(std::move(pick)) {
 ScansOnDevice::~ScansOnDevice() { scan_hook = nullptr; }
 
 std::unique_ptr<RegionKernel> ScansOnDevice::compile(const Region& region, std::string* why) {
-  const std::optional<cuda::ScanBody> body = cuda::scan_body(region, why);
+  const std::optional<cuda::ScanBody> body = cuda::scan_body(region, tensor, why);
   if (body) {
-    const std::vector<ScanChoice> choices = cuda::scan_choices(*body, cuda::scan_device(), why);
+    const std::vector<ScanChoice> choices = cuda::scan_choices(*body, device ? *device : cuda::scan_device(), why);
     if (const ScanChoice* choice = pick_(choices)) {
       const size_t operands = region.operands.size();
       texts.push_back(cuda::scan_text(*body, *choice, operands));
+      if (device) return nullptr;
       auto kernel = cuda::scan_kernel(*body, *choice, operands, change ? change(texts.back()) : texts.back());
       forms.push_back(kernel->form());
       return std::make_unique<Copied>(region, std::move(kernel));

@@ -1,6 +1,7 @@
 #pragma once
 // Scans of the CPU as one kernel on the device.
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,10 @@ class ScansOnDevice {
 
   /// The forms of the kernels that were made, their texts, and why others were not.
   std::vector<std::string> forms, texts, refusals;
+  /// Whether products run on tensor cores; scans that have none for these have no kernel then.
+  bool tensor = false;
+  /// For which texts are made that are not run.
+  std::optional<cuda::ScanDevice> device;
   /// Changes a text before it is compiled.
   std::function<std::string(const std::string& text)> change;
 

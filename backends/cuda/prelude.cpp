@@ -275,6 +275,48 @@ __device__ __forceinline__ Index quotient(Index n, Divisor<Index> by) {
   return (high_product(n, by.multiplier) + n) >> by.shift;
 }
 
+// ---- tiles: 16 x 8 sums of 16 products each; a warp has all of it ----
+
+#ifdef RP_SHIM
+// Lane 4 * g + q has of the left operand rows g and g + 8 at columns 2 * q and 2 * q + 1, then both 8 columns on; of the
+// right one column g at rows 2 * q and 2 * q + 1, then 8 rows on; of the sums rows g and g + 8 at columns 2 * q and
+// 2 * q + 1.
+template <class T>
+inline void multiply_tile(f32 (&sums)[4], uint4 a, u32 low, u32 high) {
+  struct Operands { u32 a[4], b[2]; } mine = {{a.x, a.y, a.z, a.w}, {low, high}}, all[32];
+  rp_shim::services->exchange(&mine, sizeof mine, all, -1, 0xffffffffu, __LINE__);
+  const u32 lane = rp_shim::now->lane;
+  const auto number = [](u32 pair, u32 k) { return to_f32(T{(u16)(pair >> (k % 2 * 16))}); };
+  for (u32 i = 0; i < 4; ++i)
+    for (u32 k = 0; k < 16; ++k) {
+      const u32 row = lane / 4 * 4 + k % 8 / 2, column = (lane % 4 * 2 + i % 2) * 4 + k % 8 / 2;
+      sums[i] += number(all[row].a[i / 2 + k / 8 * 2], k) * number(all[column].b[k / 8], k);
+    }
+}
+#else
+template <class T> struct Tile;
+template <> struct Tile<f16> {
+  __device__ __forceinline__ static void multiply(f32 (&s)[4], uint4 a, u32 low, u32 high) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(s[0]), "+f"(s[1]), "+f"(s[2]), "+f"(s[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(low), "r"(high));
+  }
+};
+template <> struct Tile<bf16> {
+  __device__ __forceinline__ static void multiply(f32 (&s)[4], uint4 a, u32 low, u32 high) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(s[0]), "+f"(s[1]), "+f"(s[2]), "+f"(s[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(low), "r"(high));
+  }
+};
+template <class T>
+__device__ __forceinline__ void multiply_tile(f32 (&sums)[4], uint4 a, u32 low, u32 high) {
+  Tile<T>::multiply(sums, a, low, high);
+}
+#endif
+
 // ---- between blocks that are there at the same time ----
 
 #ifdef RP_SHIM

@@ -6,6 +6,7 @@
 #include "reprise/backends/cuda/region_kernels.h"
 #include "reprise/backends/cuda/scan_text.h"
 #include "reprise/backends/cuda/stream.h"
+#include "reprise/core/switches.h"
 
 namespace rp::cuda {
 namespace {
@@ -37,7 +38,8 @@ Lazy<MeetingWords> meeting_words;
 
 class PersistentScan final : public RegionKernel {
  public:
-  PersistentScan(const ScanBody& body, const ScanChoice& choice, size_t operands, const std::string& text)
+  PersistentScan(const ScanBody& body, const ScanChoice& choice, size_t operands, const std::string& text,
+                 std::string no_tensor)
       : steps_(body.attrs.length),
         parameters_(static_cast<size_t>(body.graph().parameters)),
         operands_(operands),
@@ -45,6 +47,7 @@ class PersistentScan final : public RegionKernel {
         meetings_(meetings_of(body)),
         handed_(scan_memory(body, choice).handed),
         first_word_(MeetingWords::take(handed_ ? static_cast<size_t>(choice.slices) : 0)),
+        no_tensor_(std::move(no_tensor)),
         function_(function_of(text)) {
     if (handed_) meeting_words.get();  // not while launches are recorded
     how_.blocks = static_cast<uint32_t>(choice.blocks * choice.slices);
@@ -94,6 +97,9 @@ class PersistentScan final : public RegionKernel {
     if (meetings_)
       text += fmt::format(", {} barrier{} {} a step", meetings_, meetings_ > 1 ? "s" : "",
                           names[static_cast<size_t>(choice_.meeting)]);
+    if (choice_.split) text += ", products on tensor cores";
+    if (choice_.split > 1) text += fmt::format(", {} warps for a sum", choice_.split);
+    if (!no_tensor_.empty()) text += ", not on tensor cores: " + no_tensor_;
     return text;
   }
 
@@ -104,6 +110,7 @@ class PersistentScan final : public RegionKernel {
   int meetings_;
   size_t handed_;
   size_t first_word_;
+  std::string no_tensor_;
   const Function& function_;
   Launch how_;
 };
@@ -111,24 +118,58 @@ class PersistentScan final : public RegionKernel {
 }  // namespace
 
 std::unique_ptr<RegionKernel> scan_kernel(const ScanBody& body, const ScanChoice& choice, size_t operands,
-                                          const std::string& text) {
-  return std::make_unique<PersistentScan>(body, choice, operands, text);
+                                          const std::string& text, std::string no_tensor) {
+  return std::make_unique<PersistentScan>(body, choice, operands, text, std::move(no_tensor));
 }
 
 ScanDevice scan_device() {
   const cudaDeviceProp& p = device().properties;
-  return {p.multiProcessorCount, static_cast<int64_t>(p.sharedMemPerBlockOptin), p.major >= 9 ? 8 : 1};
+  return {p.multiProcessorCount, static_cast<int64_t>(p.sharedMemPerBlockOptin), p.major >= 9 ? 8 : 1, p.major >= 8};
 }
 
+namespace {
+
+struct Spread {
+  ScanBody body;
+  ScanChoice choice;
+};
+
+std::optional<Spread> spread(const Region& region, const ScanDevice& device, bool tensor, std::string* why) {
+  std::optional<ScanBody> body = scan_body(region, tensor, why);
+  if (!body) return {};
+  const std::optional<ScanChoice> choice = choose_scan(*body, device, why);
+  if (!choice) return {};
+  return Spread{std::move(*body), *choice};
+}
+
+// The faster of both forms; if that is not the one on tensor cores, `no_tensor` says why.
+std::optional<Spread> fastest(const Region& region, const ScanDevice& device, std::string* why,
+                              std::string* no_tensor) {
+  std::optional<Spread> plain = spread(region, device, false, why);
+  if (disabled("tensor")) return plain;
+  std::optional<Spread> tensor = spread(region, device, true, no_tensor);
+  if (!tensor) {
+    if (!plain) *why += "; not on tensor cores: " + *no_tensor;
+    return plain;
+  }
+  if (!plain || tensor->choice.step_ns <= plain->choice.step_ns) return tensor;
+  *no_tensor = fmt::format("a step would take about {:.1f} us, and {:.1f} us without", tensor->choice.step_ns / 1000,
+                           plain->choice.step_ns / 1000);
+  return plain;
+}
+
+}  // namespace
+
 std::unique_ptr<RegionKernel> compile_scan(const Region& region, std::string* why) {
-  const std::optional<ScanBody> body = scan_body(region, why);
-  if (!body) return nullptr;
   const size_t operands = region.operands.size();
   ScanDevice device = scan_device();
-  while (const std::optional<ScanChoice> choice = choose_scan(*body, device, why)) {
-    auto kernel = std::make_unique<PersistentScan>(*body, *choice, operands, scan_text(*body, *choice, operands));
+  std::string no_tensor;
+  while (const std::optional<Spread> best = fastest(region, device, why, &no_tensor)) {
+    const std::string text = scan_text(best->body, best->choice, operands);
+    auto kernel = std::make_unique<PersistentScan>(best->body, best->choice, operands, text, no_tensor);
     if (kernel->fits()) return kernel;
     device.cluster = 1;
+    no_tensor.clear();
   }
   return nullptr;
 }

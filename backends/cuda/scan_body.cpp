@@ -32,8 +32,9 @@ struct Matrix {
 
 class Analysis {
  public:
-  explicit Analysis(const Region& region) : region_(region), g_(*region.attrs.as<ControlAttrs>().body) {
+  Analysis(const Region& region, bool tensor) : region_(region), g_(*region.attrs.as<ControlAttrs>().body) {
     body_.attrs = region.attrs.as<ControlAttrs>();
+    body_.tensor = tensor;
     body_.positions = random_positions(g_);
   }
 
@@ -49,6 +50,8 @@ class Analysis {
     find_spaces();
     find_levels();
     find_held();
+    const auto multiplies = [](const ScanValue& v) { return v.kind == As::product; };
+    if (body_.tensor && !std::ranges::any_of(body_.values, multiplies)) refuse("there are no products");
     return std::move(body_);
   }
 
@@ -243,8 +246,27 @@ class Analysis {
     v.inner = right.layout->shape()[0];
     if (!v.inner) refuse("a product of no columns{}", at(i));
     v.factor = outside(right, {v.inner, v.columns, right.layout->strides[0], right.layout->strides[1]});
-    v.reads = {exchanged(n.inputs[0])};
+    if (body_.tensor) v.numbers = numbers(v, i);
+    v.reads = {exchanged(body_.tensor ? g_[n.inputs[0]].inputs[0] : n.inputs[0])};
+    if (body_.tensor) check_columns(v, i);
     add(std::move(v));
+  }
+
+  // The 16-bit floats that both factors of a product have been cast from.
+  DType numbers(const ScanValue& product, int32_t i) const {
+    const Node& left = g_[g_[i].inputs[0]];
+    const std::optional<DType> right = region_.operands[static_cast<size_t>(product.factor.operand)].cast_from;
+    if (!right) refuse("a factor has not been 16-bit floats{}", at(i));
+    if (left.op != &cast_op || g_[left.inputs[0]].layout->dtype() != *right)
+      refuse("the other factor has not been {}{}", name_of(*right), at(i));
+    return *right;
+  }
+
+  // Tiles take 32 columns at a time, what stands behind the last one too.
+  void check_columns(const ScanValue& product, int32_t i) const {
+    const ScanRead& r = product.reads[0];
+    if (r.column % 8 || (product.inner % 32 && r.column + product.inner != body_[r.value].columns))
+      refuse("a product of columns {} to {}{}", r.column, r.column + product.inner, at(i));
   }
 
   // A read of whole rows, of a value that has the rows and columns of its own.
@@ -395,9 +417,9 @@ ScanRead ScanBody::source(ScanRead read, int64_t column) const {
   return read;
 }
 
-std::optional<ScanBody> scan_body(const Region& region, std::string* why) {
+std::optional<ScanBody> scan_body(const Region& region, bool tensor, std::string* why) {
   try {
-    return Analysis(region).run();
+    return Analysis(region, tensor).run();
   } catch (const Refusal& refusal) {
     *why = refusal.why;
     return {};

@@ -47,6 +47,7 @@ struct ScanValue {
   // product
   int64_t inner = 0;
   ScanOutside factor{};
+  DType numbers = DType::f32;  // of both factors; if it has 16 bits, what is read are those
 };
 
 struct ScanSpace {
@@ -71,6 +72,7 @@ struct ScanResult {
 struct ScanBody {
   ControlAttrs attrs{};
   int64_t batch = 1;
+  bool tensor = false;            // all products are of 16-bit floats, added up as f32: for tensor cores
   int levels = 0;                 // the greatest level
   std::vector<ScanValue> values;  // in an order in which they can be computed
   std::vector<ScanSpace> spaces;
@@ -86,7 +88,7 @@ struct ScanBody {
   ScanRead source(ScanRead read, int64_t column) const;
 };
 
-/// No value, with the reason, if a step does not have that form.
-std::optional<ScanBody> scan_body(const Region& region, std::string* why);
+/// No value, with the reason, if a step does not have that form. `tensor`: its products are for tensor cores.
+std::optional<ScanBody> scan_body(const Region& region, bool tensor, std::string* why);
 
 }  // namespace rp::cuda

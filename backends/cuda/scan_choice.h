@@ -13,6 +13,7 @@ struct ScanDevice {
   int64_t multiprocessors = 132;
   int64_t shared_bytes = 227 << 10;  // of a block, at most
   int64_t cluster = 8;               // blocks of a cluster, at most; 1: there are none
+  bool tensor = true;                // there are tensor cores for all 16-bit floats
 };
 
 /// How threads that exchange values meet.
@@ -32,6 +33,9 @@ struct ScanChoice {
   int64_t width = 1;     // threads side by side, one for each unit of the largest space that a block has
   int64_t threads = 32;  // of a block
   int64_t chunk = 0;     // columns of rows that are multiplied at a time, where they are handed over
+  // On tensor cores, else 0: warps that share what a sum adds up, and warps that stand side by side.
+  int64_t split = 0, across = 0;
+  bool kept = false;  // weights are in registers for all steps, not in shared memory
   size_t shared_bytes = 0;
   double step_ns = 0;  // what a step takes by a simple model
 };
@@ -42,6 +46,18 @@ int64_t units_of_block(const ScanSpace& space, const ScanChoice& choice);
 /// Whether threads meet before a step, because carries are exchanged; and how often they meet in all.
 bool meets_at_start(const ScanBody& body);
 int meetings_of(const ScanBody& body);
+
+/// How a block forms a product on tensor cores: as tiles of 16 columns by 8 rows. An octet is 8 units' columns of one
+/// group; the groups of 8 units stand behind each other, two octets in a tile. What is added up comes in pieces of 32.
+struct ScanTiles {
+  int64_t octets = 0;  // all
+  int64_t each = 0;    // octets of a warp
+  int64_t pieces = 0;  // all
+  int64_t turns = 0;   // pieces of a warp
+  int64_t tiles() const { return (each + 1) / 2; }
+  int64_t fragments() const { return tiles() * turns * 2; }  // of a warp: 16 bytes in each lane
+};
+ScanTiles tiles_of(const ScanBody& body, const ScanValue& product, const ScanChoice& choice);
 
 /// Where things lie: in a block's shared memory, and in device memory what goes from block to block. In bytes.
 struct ScanMemory {
@@ -56,6 +72,7 @@ struct ScanMemory {
     bool handed_twice = false;
   };
   std::vector<size_t> weights;  // by value: of products
+  std::vector<size_t> partial;  // by value: the sums of products that several warps share
   std::vector<size_t> reduced;  // by value: of reductions
   std::vector<Exchange> exchanges;
   size_t chunks = 0;              // two of what is streamed

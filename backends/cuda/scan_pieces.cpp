@@ -113,6 +113,13 @@ __device__ __forceinline__ void take_rows(const T* from, i64 row, u32 first, T* 
 // What all blocks have handed over, FROM apart.
 template <class T, u32 COLUMNS, u32 FROM, u32 PITCH>
 __device__ __forceinline__ void fetch_rows(const T* from, T* to) {
+  constexpr u32 V = 16 / sizeof(T);
+  if (COLUMNS % V == 0) {
+    Copies<(ROWS * (COLUMNS / V) + THREADS - 1) / THREADS> copies;
+    start_rows<T, COLUMNS, FROM, PITCH>(copies, from, to);
+    copies.wait();
+    return;
+  }
   for (u32 e = threadIdx.x; e < ROWS * COLUMNS; e += THREADS)
     to[e / COLUMNS * PITCH + e % COLUMNS] = load_fresh(from + e / COLUMNS * FROM + e % COLUMNS);
 }

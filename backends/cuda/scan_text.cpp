@@ -4,6 +4,7 @@
 
 #include "reprise/backends/cuda/element_text.h"
 #include "reprise/backends/cuda/kernel_text.h"
+#include "reprise/backends/cuda/scan_tensor.h"
 #include "reprise/core/map.h"
 #include "reprise/fusion/loosen.h"
 
@@ -22,6 +23,7 @@ class ScanText {
   std::string run() {
     write_constants();
     text_.lines(scan_pieces);
+    if (choice_.split) text_.lines(scan_tensor_pieces);
     text_.open("extern \"C\" __global__ void __launch_bounds__({}) kernel_entry(const __grid_constant__ Args args)",
                choice_.threads);
     write_thread();
@@ -78,6 +80,9 @@ class ScanText {
     text_.line("constexpr u32 BATCH = {}, BLOCKS = {}, ROWS = {}, EACH = {}, WIDTH = {}, THREADS = {};", body_.batch,
                choice_.blocks, choice_.rows, choice_.each, choice_.width, choice_.threads);
     text_.line("constexpr bool CLUSTER = {};", choice_.meeting == ScanMeeting::cluster);
+    if (choice_.split)
+      text_.line("constexpr u32 SPLIT = {}, ACROSS = {};\nconstexpr bool KEPT = {};", choice_.split, choice_.across,
+                 choice_.kept);
     text_.open("struct Args");
     text_.line("char* operands[{}];", operands_);
     if (memory_.handed) text_.lines("u64* meetings;\nchar* handed;\n");
@@ -88,8 +93,7 @@ class ScanText {
 
   void write_thread() {
     text_.line("const u32 slice = blockIdx.x / BLOCKS, rank = blockIdx.x % BLOCKS;");
-    text_.line("const bool works = threadIdx.x < WIDTH * (ROWS / EACH);");
-    text_.line("const u32 lane = threadIdx.x % WIDTH, strip = works ? threadIdx.x / WIDTH * EACH : 0;");
+    text_.lines(thread_text(choice_));
     text_.line("const u32 first = slice * ROWS + strip;");
     for (int s = 0; s < static_cast<int>(body_.spaces.size()); ++s) {
       if (space(s).everywhere()) {
@@ -110,17 +114,15 @@ class ScanText {
       const std::string type = c_type(value.dtype);
       if (value.kind == As::reduction)
         text_.line("{0}* const reduced{1} = ({0}*)(shared + {2});", type, v, memory_.reduced[v]);
-      if (value.kind != As::product) continue;
-      text_.line("{0}* const factor{1} = ({0}*)(shared + {2});", type, v, memory_.weights[v]);
-      text_.line("take_factor<{}, {}, {}, {}, {}>((const {}*)args.operands[{}] + {}, {}, {}, {}, factor{});", type,
-                 value.inner, body_.groups(value), lanes(value.space), body_.units(value), type, value.factor.operand,
-                 value.factor.offset, value.factor.row, value.factor.column,
-                 space(value.space).everywhere() ? "0" : fmt::format("rank * {}", lanes(value.space)), v);
+      if (value.kind == As::product) text_.lines(factor_text(body_, choice_, memory_, v));
     }
     for (size_t e = 0; e < memory_.exchanges.size(); ++e) {
       const ScanValue& value = body_[body_.exchanges[e].value];
       if (memory_.exchanges[e].streamed) continue;
       text_.line("{0}* const rows{1} = ({0}*)(shared + {2});", c_type(value.dtype), e, memory_.exchanges[e].at);
+      if (choice_.split && is_short(value.dtype))
+        text_.line("clear_behind<{}, {}, {}, {}>(rows{});", c_type(value.dtype),
+                   choice_.rows * (memory_.exchanges[e].twice ? 2 : 1), value.columns, memory_.exchanges[e].pitch, e);
       if (value.kind != As::carry || memory_.exchanges[e].handed) continue;
       text_.line("take_rows<{0}, {1}, {2}>((const {0}*)args.operands[{3}], {4}, slice * ROWS, rows{5});",
                  c_type(value.dtype), value.columns, memory_.exchanges[e].pitch, value.first.operand, value.first.row,
@@ -247,6 +249,10 @@ class ScanText {
   }
 
   void write_products(int level) {
+    if (choice_.split) {
+      text_.lines(tiles_text(body_, choice_, memory_, level, [&](size_t e) { return rows(e, "s"); }));
+      return;
+    }
     for (size_t k = 0; k < body_.values.size(); ++k) {
       const ScanValue& v = body_.values[k];
       if (v.kind != As::product || v.level != level) continue;
