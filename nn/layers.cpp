@@ -135,7 +135,8 @@ Tensor LayerNorm::operator()(In x) const {
     create(scale_, {x->size(-1)}, init::ones(), x->device());
     create(shift_, {x->size(-1)}, init::zeros(), x->device());
   }
-  return layer_norm(x, value(scale_), value(shift_), eps_);
+  const Tensor y = layer_norm(x, value(scale_), value(shift_), eps_);
+  return is_short(x->dtype()) ? y.to(x->dtype()) : y;  // of f32 parameters it is f32
 }
 
 Dropout::Dropout(double p, Loc loc) : p_(p) {
