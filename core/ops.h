@@ -1,7 +1,8 @@
 #pragma once
 // The public operations. Each runs at once, or is recorded, captured and fused; each has gradients of any order where
-// they make sense. Operands broadcast as in NumPy and are promoted to a common dtype (bool < i32 < i64 < bf16, f16 < f32 < f64, and f32 for bf16 with f16; a
-// C++ number adapts to the tensors it meets). Wrong shapes, axes and dtypes throw rp::Error with the line of the call.
+// they make sense. Operands broadcast as in NumPy and are promoted to a common dtype (bool < i32 < i64 < bf16, f16 <
+// f32 < f64, and f32 for bf16 with f16; a C++ number adapts to the tensors it meets). Wrong shapes, axes and dtypes
+// throw rp::Error with the line of the call.
 #include <optional>
 
 #include "reprise/core/tensor.h"

@@ -50,7 +50,8 @@ TEST_CASE("what requires a gradient", "[grad]") {
   no_grad([] { CHECK(!grad_enabled()); });
   x.set_requires_grad(false);
   CHECK(!x.requires_grad());
-  CHECK(has(message([] { tensor({1}).set_requires_grad(); }), "set_requires_grad: expected a floating-point tensor, got i32[1]"));
+  CHECK(has(message([] { tensor({1}).set_requires_grad(); }),
+            "set_requires_grad: expected a floating-point tensor, got i32[1]"));
   CHECK(has(message([] { tensor({true}).set_requires_grad(); }), "at grad.cpp:"));
   const Tensor z = leaf({1});
   CHECK(has(message([&] { (z * 2).set_requires_grad(); }), "set_requires_grad:"));
