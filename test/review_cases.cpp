@@ -161,3 +161,21 @@ TEST_CASE("what runs op by op for want of a plan holds no more than it needs", "
   f(x);
   CHECK(memory_stats().peak < before + 10 * x.numel() * sizeof(float));
 }
+
+TEST_CASE("reductions of elements of different sizes in one pass", "[capture]") {
+  const Tensor x = normal({5, 250});
+  const auto f = [](const Tensor& in) {
+    const Tensor wide = in.to(DType::f64), whole = (in * 1000).to(DType::i64);
+    return Tensors{sum(in, {1}), sum(wide * wide, {1}), max(whole, {1}), min(in, {1}), sum(whole, {1})};
+  };
+  auto captured = capture(f);
+  Tensors want;
+  {
+    const ModeGuard eager(Mode::eager);
+    want = f(x);
+  }
+  for (int i = 0; i < 3; ++i) {
+    const Tensors got = captured(x);
+    for (size_t k = 0; k < got.size(); ++k) CHECK(got[k].to_vector<double>() == want[k].to_vector<double>());
+  }
+}

@@ -182,10 +182,10 @@ void combine_lanes(std::byte* lanes, int64_t count, Combine combine, Type type) 
 namespace {
 
 template <Combine combine, class T>
-void combine_each_row(const T* lanes, int64_t rows, T* results) {
+void combine_each_row(const std::byte* lanes, int64_t rows, int64_t stride, T* results) {
   for (int64_t i = 0; i < rows; ++i) {
     T x[rp::lanes];
-    std::copy_n(lanes + i * rp::lanes, rp::lanes, x);
+    std::memcpy(x, lanes + i * stride, sizeof x);
     const auto halve = [&]<int n>(std::integral_constant<int, n>) {
       for (int k = 0; k < n; ++k) x[k] = combined(combine, x[k], x[k + n]);
     };
@@ -199,10 +199,11 @@ void combine_each_row(const T* lanes, int64_t rows, T* results) {
 
 }  // namespace
 
-void combine_rows(const std::byte* lanes, int64_t rows, Combine combine, Type type, std::byte* results) {
+void combine_rows(const std::byte* lanes, int64_t rows, int64_t stride, Combine combine, Type type,
+                  std::byte* results) {
   visit_type(type, [&]<class T>(T) {
     const auto rows_by = [&]<Combine c>(std::integral_constant<Combine, c>) {
-      combine_each_row<c>(reinterpret_cast<const T*>(lanes), rows, reinterpret_cast<T*>(results));
+      combine_each_row<c>(lanes, rows, stride, reinterpret_cast<T*>(results));
     };
     switch (combine) {
       case Combine::sum:

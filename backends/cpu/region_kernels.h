@@ -56,8 +56,9 @@ void fill_identity(std::byte* lanes, int64_t count, Combine combine, Type type);
 /// Combines the 16 lanes of `count` results into the first lane: lane i with lane i + 8, then 4, 2, 1. Lane l of result
 /// i stands at l * count + i.
 void combine_lanes(std::byte* lanes, int64_t count, Combine combine, Type type);
-/// The same where lane l of result i stands at i * 16 + l.
-void combine_rows(const std::byte* lanes, int64_t count, Combine combine, Type type, std::byte* results);
+/// The same where the lanes of a result lie side by side, `stride` bytes from those of the next.
+void combine_rows(const std::byte* lanes, int64_t count, int64_t stride, Combine combine, Type type,
+                  std::byte* results);
 /// a[i] = combine(a[i], b[i]).
 void combine_into(std::byte* a, const std::byte* b, int64_t count, Combine combine, Type type);
 size_t size_of(Type type);

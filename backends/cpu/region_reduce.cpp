@@ -107,6 +107,13 @@ class RowsKernel final : public ReduceKernel {
   }
 
  private:
+  // Bytes from a row's lanes to the next row's, for the widest of a stage's accumulators.
+  static int64_t accumulator_stride(const Stage& stage) {
+    size_t widest = 0;
+    for (const Reduction& r : stage.reductions) widest = std::max(widest, rp::size_of(r.type));
+    return lanes * static_cast<int64_t>(widest);
+  }
+
   void run_strip(const RegionCall& call, Scratch& scratch, int64_t row, int64_t count) const {
     for (const CompiledStage& s : stages_) {
       if (!s.stage.full)
@@ -120,6 +127,7 @@ class RowsKernel final : public ReduceKernel {
 
   void reduce(const CompiledStage& s, const RegionCall& call, Scratch& scratch, int64_t row, int64_t count) const {
     const auto& reductions = s.stage.reductions;
+    const int64_t stride = accumulator_stride(s.stage);
     const int64_t block = planted(Defect::long_blocks) && stages_.size() > 2 ? 2 * leaf : leaf;
     const bool one_block = nest_.columns <= block;
     std::vector<BlockTree> trees;
@@ -127,12 +135,13 @@ class RowsKernel final : public ReduceKernel {
       for (const Reduction& r : reductions) trees.emplace_back(count, r.combine, r.type);
     for (int64_t column = 0; column == 0 || column < nest_.columns; column += block) {
       for (size_t k = 0; k < reductions.size(); ++k)
-        fill_identity(scratch.accumulators[k], count * lanes, reductions[k].combine, reductions[k].type);
+        fill_identity(scratch.accumulators[k], count * stride / static_cast<int64_t>(rp::size_of(reductions[k].type)),
+                      reductions[k].combine, reductions[k].type);
       run_full(s, call, scratch, row, count, column, std::min(nest_.columns - column, block));
       for (size_t k = 0; k < reductions.size(); ++k) {
         const Reduction& r = reductions[k];
         std::byte* values = scratch.row_temps[static_cast<size_t>(r.row_temp)];
-        combine_rows(scratch.accumulators[k], count, r.combine, r.type, values);
+        combine_rows(scratch.accumulators[k], count, stride, r.combine, r.type, values);
         if (!one_block) trees[k].push(values);
       }
     }
@@ -165,9 +174,7 @@ class RowsKernel final : public ReduceKernel {
       }
     }
     for (size_t k = 0; k < s.stage.reductions.size(); ++k) args.accumulators[k] = scratch.accumulators[k];
-    if (!s.stage.reductions.empty()) {
-      args.accumulator_row_stride = lanes * static_cast<int64_t>(rp::size_of(s.stage.reductions[0].type));
-    }
+    args.accumulator_row_stride = accumulator_stride(s.stage);
     s.run(args);
   }
 };
