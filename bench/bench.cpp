@@ -154,9 +154,10 @@ int main(int argc, char** argv) {
   bench::Options o;
   app.add_option("filter", o.filters, "only rows with one of these in their names, in this order");
   app.add_option("--device", o.device, "cpu, or cuda: other rows, see docs/gpu.md")->capture_default_str();
-  app.add_option("--compile-only", o.architecture,
-                 "compile kernels for that architecture (90) and run nothing; needs no device");
-  app.add_option("--compile-texts", o.texts, "and the kernels that the tests have left in that folder, nothing else");
+  CLI::Option* only = app.add_option("--compile-only", o.architecture,
+                                     "compile kernels for that architecture (90) and run nothing; needs no device");
+  app.add_option("--compile-texts", o.texts, "and the kernels that the tests have left in that folder, nothing else")
+      ->needs(only);
   app.add_option("--python", o.python, "what runs the peers in Python");
   app.add_option("--scratch", o.scratch, "a folder for the peers' logs and caches");
   app.add_option("--json", o.json, "a file for the rows, whole after each of them");

@@ -68,9 +68,10 @@ def copy_scripts(source, pack):
 
 
 def compile_kernels(build, pack, architecture, limit_s):
-    """What the measurements launch, and what the tests have launched here. Returns what was not in time."""
+    """What the measurements launch, and what the tests have launched here. Returns what was not in time, or failed."""
     environment = {**os.environ, "REPRISE_CUDA_CACHE": str(pack / "cache")}
-    log = open(pack.parent / f"{pack.name}-sm_{architecture}.log", "w")
+    log_path = pack.parent / f"{pack.name}-sm_{architecture}.log"
+    log_path.unlink(missing_ok=True)
     late = []
     kernels = build / "test/kernels"
     for name, argv in (
@@ -78,11 +79,15 @@ def compile_kernels(build, pack, architecture, limit_s):
         ("measurements", [build / "bench/bench", "--device", "cuda", "--compile-only", str(architecture)]),
         ("tests", [build / "bench/bench", "--compile-texts", kernels, "--compile-only", str(architecture)]),
     ):
+        if name == "tests" and not kernels.exists():
+            continue
         try:
-            if name != "tests" or kernels.exists():
-                subprocess.run(argv, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=limit_s)
+            with open(log_path, "a") as log:
+                subprocess.run(argv, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=limit_s, check=True)
         except subprocess.TimeoutExpired:
             late.append(f"{name} for sm_{architecture}")
+        except subprocess.CalledProcessError as error:
+            late.append(f"{name} for sm_{architecture} ended with {error.returncode}, see {log_path}")
     return late
 
 

@@ -77,7 +77,9 @@ class Plan:
         return Command(dry_argv if self.dry else argv, log, **more)
 
     def bench(self, name, filters, *options):
-        """`name`.json is whole after every row."""
+        """`name`.json is whole after every row; what an earlier run has left there is not taken for this one's."""
+        if not self.dry:
+            (self.out / f"{name}.json").unlink(missing_ok=True)
         argv = [self.root / "bench/bench", "--device", "cuda", *filters]
         more = ["--json", self.out / f"{name}.json", "--scratch", self.out / "scratch", *options]
         command = self.command([*argv, *more], [*argv, "--list"], f"{name}.log")
