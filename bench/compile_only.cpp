@@ -213,6 +213,8 @@ void put_graphs(Runtime& t) {
       +[](cudaGraphExec_t, cudaGraphNode_t, const cudaKernelNodeParams*) { return cudaSuccess; });
   t.cudaGraphExecMemcpyNodeSetParams1D.set(
       +[](cudaGraphExec_t, cudaGraphNode_t, void*, const void*, size_t, cudaMemcpyKind) { return cudaSuccess; });
+  t.cudaGraphExecChildGraphNodeSetParams.set(
+      +[](cudaGraphExec_t, cudaGraphNode_t, cudaGraph_t) { return cudaSuccess; });
   t.cudaGraphExecMemsetNodeSetParams.set(
       +[](cudaGraphExec_t, cudaGraphNode_t, const cudaMemsetParams*) { return cudaSuccess; });
   t.cudaGraphUpload.set(+[](cudaGraphExec_t, cudaStream_t) { return cudaSuccess; });

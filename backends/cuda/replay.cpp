@@ -119,7 +119,7 @@ class Graph {
       set_attributes(node, w.how);
     } else if (w.kind == LaunchList::Kind::library) {
       const Captured part(*w.library, list_.args(w));
-      cuda.cudaGraphAddChildGraphNode(&node, graph_, before, count, part.graph());
+      accepted([&] { cuda.cudaGraphAddChildGraphNode(&node, graph_, before, count, part.graph()); });
     } else if (w.kind == LaunchList::Kind::copy) {
       cuda.cudaGraphAddMemcpyNode1D(&node, graph_, before, count, w.to, w.from, w.bytes, cudaMemcpyDeviceToDevice);
     } else {
@@ -127,6 +127,16 @@ class Graph {
       cuda.cudaGraphAddMemsetNode(&node, graph_, before, count, &p);
     }
     return node;
+  }
+
+  // A library may do what graphs do not take, or something else for other addresses.
+  template <class F>
+  static void accepted(F&& call) {
+    try {
+      call();
+    } catch (const Error& e) {
+      throw Uncapturable{e.what()};
+    }
   }
 
   static void set_attributes(cudaGraphNode_t node, const Launch& how) {
@@ -151,8 +161,7 @@ class Graph {
       cuda.cudaGraphExecKernelNodeSetParams(exec_, nodes_[i], &p);
     } else if (w.kind == LaunchList::Kind::library) {
       const Captured part(*w.library, list.args(w));
-      const cudaError_t told = cuda.cudaGraphExecChildGraphNodeSetParams.raw(exec_, nodes_[i], part.graph());
-      if (told != cudaSuccess) throw Uncapturable{"other work for other addresses: " + Status<cudaError_t>::text(told)};
+      accepted([&] { cuda.cudaGraphExecChildGraphNodeSetParams(exec_, nodes_[i], part.graph()); });
     } else if (w.kind == LaunchList::Kind::copy) {
       cuda.cudaGraphExecMemcpyNodeSetParams1D(exec_, nodes_[i], w.to, w.from, w.bytes, cudaMemcpyDeviceToDevice);
     } else {
