@@ -1,7 +1,6 @@
 #include "reprise/backends/cuda/conv_cudnn.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "reprise/backends/cuda/conv.h"
 #include "reprise/backends/cuda/cudnn_patterns.h"
@@ -71,6 +70,7 @@ class CudnnConv final : public RegionKernel {
     if (region.stages.empty()) return;
     behind_ = compile_map(map_behind(region));
     if (shape.pass != ConvPass::forward || !shape.nhwc) return;
+    if (region.keeps_product) return;
     stage_ = plain_stage(region);
     if (!stage_ || !stage_->bias || !stage_->relu) return;
     const bool same = region.operands[stage_->result].layout == region.operands[product].layout;
@@ -82,16 +82,14 @@ class CudnnConv final : public RegionKernel {
     if (move_ && !after) move_->run(call);
     const auto at = [&](size_t k) { return moved_ == k ? call.scratch : call.pointers[k]; };
     std::byte* const workspace = call.scratch + weights_bytes_;
-    const bool together = fused_ && call.pointers[stage_->result] == call.pointers[product];
-    together_ = together;
-    if (together) return fused_->run(std::array{at(0), at(1), at(stage_->bias), at(stage_->result)}, workspace);
+    if (fused_) return fused_->run(std::array{at(0), at(1), at(stage_->bias), at(stage_->result)}, workspace);
     plan_.run(std::array{at(0), at(1), at(product)}, workspace);
     if (move_ && after) move_->run(call);
     if (behind_) behind_->run({call.pointers, call.scalars, call.storages, call.scratch + bytes_});
   }
 
   std::string form() const override {
-    if (together_) return fused_->form() + " with bias and relu";
+    if (fused_) return fused_->form() + " with bias and relu";
     return behind_ ? plan_.form() + ", " + behind_->form() : plan_.form();
   }
   size_t scratch_bytes() const override { return bytes_ + (behind_ ? behind_->scratch_bytes() : 0); }
@@ -108,8 +106,7 @@ class CudnnConv final : public RegionKernel {
   }
 
   const DnnPlan& plan_;
-  const DnnPlan* fused_ = nullptr;              // does it all, where nothing else wants the product
-  mutable std::atomic<bool> together_ = false;  // in the last run
+  const DnnPlan* fused_ = nullptr;  // does it all, where nothing else wants the product
   std::optional<PlainStage> stage_;
   std::optional<WeightsMove> move_;
   size_t moved_ = static_cast<size_t>(-1);  // the operand that the plan finds at the front of the scratch
