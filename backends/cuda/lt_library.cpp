@@ -35,87 +35,61 @@ cublasLtEpilogue_t epilogue(const LtShape& s) {
 
 // ---- what the library hands out ----
 
-class Description {
+// Something the library has made, with attributes.
+template <class Handle, auto destroy, auto set_attribute>
+class LtObject {
+ public:
+  LtObject(const LtObject&) = delete;
+  operator Handle() const { return handle_; }
+
+ protected:
+  LtObject() = default;
+  ~LtObject() {
+    if (handle_) (cublas_lt().*destroy).raw(handle_);
+  }
+  template <class Attribute, class T>
+  void set(Attribute attribute, T value) {
+    (cublas_lt().*set_attribute)(handle_, attribute, &value, sizeof value);
+  }
+  Handle handle_ = nullptr;
+};
+
+class Description : public LtObject<cublasLtMatmulDesc_t, &CublasLt::cublasLtMatmulDescDestroy,
+                                    &CublasLt::cublasLtMatmulDescSetAttribute> {
  public:
   Description(const LtShape& s, const std::byte* bias) {
     // Sums are formed with full precision: no factor is rounded to fewer bits.
-    cublas_lt().cublasLtMatmulDescCreate(&desc_, is_wide(s) ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
+    cublas_lt().cublasLtMatmulDescCreate(&handle_, is_wide(s) ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
                                          is_wide(s) ? CUDA_R_64F : CUDA_R_32F);
-    try {
-      set(CUBLASLT_MATMUL_DESC_TRANSA, s.left.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-      set(CUBLASLT_MATMUL_DESC_TRANSB, s.right.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-      set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue(s));
-      if (s.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias));
-    } catch (...) {
-      free();
-      throw;
-    }
+    set(CUBLASLT_MATMUL_DESC_TRANSA, s.left.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(CUBLASLT_MATMUL_DESC_TRANSB, s.right.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue(s));
+    if (s.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias));
   }
-  ~Description() { free(); }
-  Description(const Description&) = delete;
-  operator cublasLtMatmulDesc_t() const { return desc_; }
-
- private:
-  void free() { cublas_lt().cublasLtMatmulDescDestroy.raw(desc_); }
-  template <class T>
-  void set(cublasLtMatmulDescAttributes_t attribute, T value) {
-    cublas_lt().cublasLtMatmulDescSetAttribute(desc_, attribute, &value, sizeof value);
-  }
-  cublasLtMatmulDesc_t desc_ = nullptr;
 };
 
-class MatrixLayout {
+class MatrixLayout : public LtObject<cublasLtMatrixLayout_t, &CublasLt::cublasLtMatrixLayoutDestroy,
+                                     &CublasLt::cublasLtMatrixLayoutSetAttribute> {
  public:
   MatrixLayout(DType dtype, const LtMatrix& m, int64_t count) {
-    cublas_lt().cublasLtMatrixLayoutCreate(&layout_, data_type(dtype), static_cast<uint64_t>(m.rows),
+    cublas_lt().cublasLtMatrixLayoutCreate(&handle_, data_type(dtype), static_cast<uint64_t>(m.rows),
                                            static_cast<uint64_t>(m.columns), m.ld);
-    try {
-      set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<int32_t>(count));
-      set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, m.batch_step);
-    } catch (...) {
-      free();
-      throw;
-    }
+    set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<int32_t>(count));
+    set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, m.batch_step);
   }
-  ~MatrixLayout() { free(); }
-  MatrixLayout(const MatrixLayout&) = delete;
-  operator cublasLtMatrixLayout_t() const { return layout_; }
-
- private:
-  void free() { cublas_lt().cublasLtMatrixLayoutDestroy.raw(layout_); }
-  template <class T>
-  void set(cublasLtMatrixLayoutAttribute_t attribute, T value) {
-    cublas_lt().cublasLtMatrixLayoutSetAttribute(layout_, attribute, &value, sizeof value);
-  }
-  cublasLtMatrixLayout_t layout_ = nullptr;
 };
 
-class Preference {
+class Preference : public LtObject<cublasLtMatmulPreference_t, &CublasLt::cublasLtMatmulPreferenceDestroy,
+                                   &CublasLt::cublasLtMatmulPreferenceSetAttribute> {
  public:
   Preference() {
-    cublas_lt().cublasLtMatmulPreferenceCreate(&preference_);
-    try {
-      set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, most_workspace);
-      set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
-      for (auto which : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-                         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
-        set(which, static_cast<uint32_t>(lt_alignment));
-    } catch (...) {
-      free();
-      throw;
-    }
+    cublas_lt().cublasLtMatmulPreferenceCreate(&handle_);
+    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, most_workspace);
+    set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+    for (auto which : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                       CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+      set(which, static_cast<uint32_t>(lt_alignment));
   }
-  ~Preference() { free(); }
-  Preference(const Preference&) = delete;
-  operator cublasLtMatmulPreference_t() const { return preference_; }
-
- private:
-  void free() { cublas_lt().cublasLtMatmulPreferenceDestroy.raw(preference_); }
-  template <class T>
-  void set(cublasLtMatmulPreferenceAttributes_t attribute, T value) {
-    cublas_lt().cublasLtMatmulPreferenceSetAttribute(preference_, attribute, &value, sizeof value);
-  }
-  cublasLtMatmulPreference_t preference_ = nullptr;
 };
 
 /// A product as it is described to the library.
