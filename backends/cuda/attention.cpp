@@ -7,6 +7,7 @@
 #include "reprise/backends/cuda/cudnn_plan.h"
 #include "reprise/backends/cuda/stream.h"
 #include "reprise/core/ops/attrs.h"
+#include "reprise/core/ops/entries.h"
 #include "reprise/core/switches.h"
 
 namespace rp::cuda {
@@ -73,8 +74,7 @@ class AttentionKernel final : public RegionKernel {
 }  // namespace
 
 bool takes_attention(const Op& op, const Attrs& attrs, std::span<const Layout* const> in) {
-  static const Op* const attention = find_op("scaled_dot_product_attention");
-  if (&op != attention || in.size() != operand_count - 1 || disabled("library")) return false;
+  if (&op != &attention_op || in.size() != operand_count - 1 || disabled("library")) return false;
   for (const Layout* l : in)
     if (!is_short(l->dtype()) || l->dtype() != in[0]->dtype()) return false;
   try {
