@@ -74,7 +74,7 @@ Tensor run_body(const Op& op, std::span<const Tensor> inputs, const Attrs& attrs
   std::vector<Tensor> wide;
   std::vector<const Tensor*> given;
   for (const Tensor& t : inputs) {
-    wide.push_back(is_short(t.dtype()) ? cast(t, DType::f32) : t);
+    wide.push_back(cast(t, widened(t.dtype())));
     given.push_back(&t);
   }
   const Layout* result = infer({.op = &op, .inputs = given, .attrs = attrs, .scalars = scalars});

@@ -129,7 +129,6 @@ bool is_movable(const Tensor& t) {
 }
 
 void move_elements(const Tensor& t, Device device) {
-  if (t.device() == device) return;
   const Tensor there = bare_alias(t).to(device);
   TensorImpl& impl = *t.impl();
   Storage &s = *impl.storage, &other = *there.impl()->storage;

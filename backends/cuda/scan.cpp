@@ -11,7 +11,7 @@
 namespace rp::cuda {
 namespace {
 
-/// Words where the blocks of a slice meet. Kernels leave them as they find them, so they are shared: each takes the
+/// Words where the blocks of a slice meet. A kernel leaves them ready for the next, so they are shared: each takes the
 /// next ones, that kernels which run side by side have their own.
 class MeetingWords {
  public:
