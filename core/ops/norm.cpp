@@ -10,7 +10,7 @@ namespace {
 Tensor softmax_body(std::span<const Tensor> in, const Attrs& attrs, const Scalars&) {
   const Dims axis{attrs.as<AxisAttrs>().axis};
   const Tensor e = exp(in[0] - max(in[0], axis, true));
-  return e / sum(e, axis, true);
+  return e * (1 / sum(e, axis, true));  // a division for the row, not for every element
 }
 
 Tensors softmax_gradient(const GradCall& c) {
