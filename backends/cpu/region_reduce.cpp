@@ -11,8 +11,8 @@ namespace {
 
 using SlotKind = StageSlot::Kind;
 
-constexpr int64_t leaf = 4096;            // reduced elements of one leaf of the tree
-constexpr int64_t strip_elements = 8192;  // what a strip of rows holds, so that its temporaries stay in cache
+constexpr int64_t leaf = 4096;             // reduced elements of one leaf of the tree
+constexpr int64_t strip_elements = 16384;  // what a strip of rows holds, so that its temporaries stay in cache
 constexpr int64_t max_strip = 256;
 
 // Scratch of one thread for one strip.
