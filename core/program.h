@@ -102,11 +102,11 @@ struct ProgramOperand {
 
 enum class Combine : uint8_t { sum, max, min, product };
 
-/// A running combination r with a value x: r + x, r * x, or for max `isnan(r) ? r : r > x ? r : x` (min likewise,
-/// with <), so that a NaN stays. In row form the 16 lanes at args.accumulators[k] belong to one row: column j goes to
-/// lane j mod 16. In column form element (row, column) goes to lane row mod 16 of that column: the accumulator of imm
-/// k is a table of 16 x columns values at args.accumulators[k]. Both combine in the order of growing row, then
-/// column.
+/// A running combination r with a value x: r + x, r * x, or for max `isnan(x) ? x : x > r ? x : r` (min likewise,
+/// with <): a NaN stays, and only one comparison waits for r. In row form the 16 lanes at args.accumulators[k] belong
+/// to one row: column j goes to lane j mod 16. In column form element (row, column) goes to lane row mod 16 of that
+/// column: the accumulator of imm k is a table of 16 x columns values at args.accumulators[k]. Both combine in the
+/// order of growing row, then column.
 struct Accumulator {
   Combine combine;
   Type type;

@@ -124,8 +124,8 @@ inline uint32_t combined(Combine how, Type type, uint32_t r, uint32_t x) {
   constexpr Ir ops[] = {Ir::add, Ir::max, Ir::min, Ir::mul};
   Ir op = ops[static_cast<int>(how)];
   if (type == Type::i32) return integer_result(op, r, x, 0);
-  if ((op == Ir::max || op == Ir::min) && std::isnan(as_float(r))) return r;
-  return float_result(op, as_float(r), as_float(x), 0);
+  if (op != Ir::max && op != Ir::min) return float_result(op, as_float(r), as_float(x), 0);
+  return std::isnan(as_float(x)) ? x : float_result(op, as_float(x), as_float(r), 0);
 }
 
 class Interpreter {

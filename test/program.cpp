@@ -318,11 +318,11 @@ T combined(Combine c, T r, T x) {
     case Combine::product:
       return T(W(r) * W(x));
     case Combine::max:
-      return r != r || r > x ? r : x;
+      return x != x || x > r ? x : r;
     case Combine::min:
       break;
   }
-  return r != r || r < x ? r : x;
+  return x != x || x < r ? x : r;
 }
 
 template <class T>

@@ -435,13 +435,16 @@ void VectorCode::combine(const Accumulator& accumulator, const Vec& into, const 
   Ir op = ops[static_cast<int>(accumulator.combine)];
   if (accumulator.type == rp::Type::i32 || op == Ir::add || op == Ir::mul)
     return three(op, accumulator.type, into, into, value);
-  constexpr uint8_t unordered = 3, ordered = 7;
-  if (avx512_) return vcmpps(found_, into, into, ordered), three(op, accumulator.type, into | found_, into, value);
-  Vec was_nan = take();
-  vcmpps(was_nan, into, into, unordered);
-  Vec result = take();
-  three(op, accumulator.type, result, into, value);
-  vblendvps(into, result, into, was_nan);
+  constexpr uint8_t unordered = 3;
+  if (avx512_) {
+    vcmpps(found_, value, value, unordered);
+    three(op, accumulator.type, into, value, into);
+    return vmovaps(into | found_, value);
+  }
+  Vec is_nan = take();
+  vcmpps(is_nan, value, value, unordered);
+  three(op, accumulator.type, into, value, into);
+  vblendvps(into, into, value, is_nan);
 }
 
 }  // namespace rp::jit

@@ -135,11 +135,11 @@ T combined(Combine combine, T a, T b) {
       else
         return a * b;
     case Combine::max:
-      return a != a ? a : a > b ? a : b;
+      return b != b ? b : b > a ? b : a;
     case Combine::min:
       break;
   }
-  return a != a ? a : a < b ? a : b;
+  return b != b ? b : b < a ? b : a;
 }
 
 template <class T>

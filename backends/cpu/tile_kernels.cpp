@@ -201,9 +201,9 @@ T combine(Combine c, T r, T x) {
       else
         return static_cast<T>(static_cast<Bits<T>>(r) + static_cast<Bits<T>>(x));
     case Combine::max:
-      return r != r ? r : (r > x ? r : x);
+      return x != x ? x : (x > r ? x : r);
     case Combine::min:
-      return r != r ? r : (r < x ? r : x);
+      return x != x ? x : (x < r ? x : r);
     case Combine::product:
       break;
   }

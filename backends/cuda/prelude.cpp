@@ -155,13 +155,13 @@ struct Max {
   template <class T>
   __device__ __forceinline__ static T identity() { return Range<T>::least(); }
   template <class T>
-  __device__ __forceinline__ static T of(T a, T b) { return a != a ? a : a > b ? a : b; }
+  __device__ __forceinline__ static T of(T a, T b) { return b != b ? b : b > a ? b : a; }
 };
 struct Min {
   template <class T>
   __device__ __forceinline__ static T identity() { return Range<T>::most(); }
   template <class T>
-  __device__ __forceinline__ static T of(T a, T b) { return a != a ? a : a < b ? a : b; }
+  __device__ __forceinline__ static T of(T a, T b) { return b != b ? b : b < a ? b : a; }
 };
 
 // The combination of 16 threads' values, lane i with lane i + 8, then 4, 2, 1; every one of the 16 gets it. The whole
