@@ -83,7 +83,7 @@ Tensor causal_or(const Tensor& scores, double otherwise) {
 
 Tensor attention_body(std::span<const Tensor> in, const Attrs& attrs, const Scalars&) {
   const auto& a = attrs.as<AttentionAttrs>();
-  Tensor scores = matmul(in[0] * std::bit_cast<double>(a.scale_bits), in[1].transpose());
+  Tensor scores = matmul(in[0], in[1].transpose()) * std::bit_cast<double>(a.scale_bits);
   if (a.causal) scores = causal_or(scores, hidden);
   if (in.size() > 3) scores = where(in[3], scores, hidden);
   return matmul(softmax(scores), in[2]);
@@ -94,13 +94,14 @@ Tensor attention_body(std::span<const Tensor> in, const Attrs& attrs, const Scal
 Tensor attention_gradient_body(std::span<const Tensor> in, const Attrs& attrs, const Scalars&) {
   const auto& a = attrs.as<AttentionAttrs>();
   const double scale = std::bit_cast<double>(a.scale_bits);
-  const Tensor q = in[0] * scale, &k = in[1], &v = in[2], &dy = in[3];
-  const Tensor scores = matmul(q, k.transpose());
+  const Tensor &q = in[0], &k = in[1], &v = in[2], &dy = in[3];
+  const Tensor scores = matmul(q, k.transpose()) * scale;
   const Tensor weights = softmax(a.causal ? causal_or(scores, hidden) : scores);
   const Tensor weighted = matmul(dy, v.transpose()) * weights;
   Tensor d = weighted - weights * sum(weighted, {-1}, true);
   if (a.causal) d = causal_or(d, 0);
-  const Tensor dq = matmul(d, k) * scale, dk = matmul(d.transpose(), q), dv = matmul(weights.transpose(), dy);
+  d = d * scale;
+  const Tensor dq = matmul(d, k), dk = matmul(d.transpose(), q), dv = matmul(weights.transpose(), dy);
   return concat({dq.flatten(), dk.flatten(), dv.flatten()}, 0);
 }
 
