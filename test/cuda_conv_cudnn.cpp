@@ -2,6 +2,8 @@
 // where not.
 #include <driver_types.h>
 
+#include "reprise/core/engine.h"
+#include "reprise/core/ops/entries.h"
 #include "reprise/core/switches.h"
 #include "reprise/reprise.h"
 #include "reprise/test/catch.h"
@@ -236,21 +238,6 @@ TEST_CASE("attention is replayed in a CUDA graph", "[cuda]") {
   CHECK_THAT(captured.explain(), Contains("CUDA graph of"));
 }
 
-TEST_CASE("attention that cuDNN does not compute", "[cuda]") {
-  library();
-  const auto f = [](const Tensors& in) { return Tensors{scaled_dot_product_attention(in[0], in[0], in[0])}; };
-  const Tensor x = normal({3, 10, 8});
-  CHECK_THAT(check(f, {x}, 0), !Contains("cudnn engine"));
-  const auto masked = [](const Tensors& in) {
-    return Tensors{scaled_dot_product_attention(in[0], in[0], in[0], in[1] > 0)};
-  };
-  CHECK_THAT(check(masked, {x.to(DType::f16), tril(ones({10, 10}))}, 0, 4e-3), !Contains("cudnn engine"));
-  CHECK_THAT(run(f, {x.to(DType::f16)}, Level::exact, Device::cuda()).report, !Contains("cudnn engine"));
-  fake_cudnn().refuses_everything = true;
-  CHECK_THAT(check(f, {normal({3, 11, 8}).to(DType::f16)}, 0, 4e-3), !Contains("cudnn engine"));
-  fake_cudnn().refuses_everything = false;
-}
-
 namespace {
 
 double bound_of(DType d) { return d == DType::f16 ? 4e-3 : 3e-2; }
@@ -374,20 +361,34 @@ TEST_CASE("training with attention is replayed in a CUDA graph", "[cuda]") {
 
 TEST_CASE("where cuDNN does not compute attention the reason is told", "[cuda]") {
   library();
+  const Tensor x = normal({3, 10, 8});
+  const auto plain = [](const Tensors& in) { return Tensors{scaled_dot_product_attention(in[0], in[0], in[0])}; };
+  CHECK_THAT(check(plain, {x}, 0),
+             !Contains("cudnn engine") && Contains("not cuDNN's: f32[3,10,8]@cuda:0 is not of 16-bit floats"));
+  CHECK_THAT(run(plain, {x.to(DType::f16)}, Level::exact, Device::cuda()).report, !Contains("cuDNN"));
   const auto masked = [](const Tensors& in) {
     return Tensors{scaled_dot_product_attention(in[0], in[0], in[0], in[1] > 0)};
   };
-  const Tensor x = normal({3, 10, 8});
   CHECK_THAT(check(masked, {x.to(DType::f16), tril(ones({10, 10}))}, 0, 4e-3),
              Contains("scaled_dot_product_attention cuda_conv_cudnn.cpp:") && Contains("not cuDNN's: there is a mask"));
-  const auto plain = [](const Tensors& in) { return Tensors{scaled_dot_product_attention(in[0], in[0], in[0])}; };
-  CHECK_THAT(check(plain, {x}, 0), Contains("not cuDNN's: f32[3,10,8]@cuda:0 is not of 16-bit floats"));
   fake_cudnn().refuses_everything = true;
   CHECK_THAT(check(Training{}, training_inputs(DType::f16, {3}, 13, 11, 8, 8), 0, 4e-3),
              Contains("scaled_dot_product_attention cuda_conv_cudnn.cpp:") &&
                  Contains("attention_gradient cuda_conv_cudnn.cpp:") && Contains("not cuDNN's: cudnn"));
   fake_cudnn().refuses_everything = false;
-  check(Training{}, training_inputs(DType::f32, {3}, 13, 11, 8, 8), 0);
+  CHECK_THAT(check(Training{}, training_inputs(DType::f32, {3}, 13, 11, 8, 8), 0), !Contains("cudnn engine"));
+}
+
+TEST_CASE("attention is one op on the tape where cuDNN may compute it, and nowhere else", "[cuda]") {
+  library();
+  const auto kept = [](Device device, DType dtype, size_t operands) {
+    const std::vector<const Layout*> in(operands, intern({dtype, {4, 8}, device}));
+    return engine.backend(device).keeps_whole(attention_op, in);
+  };
+  CHECK(kept(Device::cuda(), DType::bf16, 3));
+  CHECK_FALSE(kept(Device::cuda(), DType::bf16, 4));
+  CHECK_FALSE(kept(Device::cuda(), DType::f32, 3));
+  CHECK_FALSE(kept(Device::cpu(), DType::bf16, 3));
 }
 
 TEST_CASE("failures in training with attention are told, and the next call is right", "[cuda]") {

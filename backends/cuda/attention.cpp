@@ -51,13 +51,13 @@ class AttentionKernel final : public RegionKernel {
     const DnnAttention of = attention_of(region.attrs, q, k, v);
     const std::vector<const DnnPlan*> plans = plans_of(*region.op, of);
     for (const DnnPlan* plan : plans) bytes_ = std::max(bytes_, round_up(plan->workspace_bytes()));
-    for (int i = 0; i < 4; ++i) add({.operand = i, .bytes = layout(region, i).bytes(), .written = false});
+    for (int i = 0; i < 4; ++i) add({.operand = i, .bytes = layout(region, i).bytes()});
     if (plans.size() == 1) {
       parts_[3].written = true;
       steps_ = {{plans[0], {0, 1, 2, 3}}};
       return;
     }
-    add({.bytes = layout(region, 3).bytes()});  // 4: the result
+    add({.bytes = layout(region, 3).bytes()});  // 4: the forward pass's result; 5: its statistics
     add({.bytes = static_cast<size_t>(of.batch * of.heads * of.queries) * sizeof(float)});
     size_t start = 0;
     for (const Layout* l : {&q, &k, &v}) {  // 6, 7, 8: their gradients
