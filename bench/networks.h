@@ -1,7 +1,5 @@
 #pragma once
 // The networks that are only measured, and the parts of a workload that a network's parameters are.
-#include <cmath>
-
 #include "reprise/bench/compare.h"
 #include "reprise/reprise.h"
 
@@ -41,9 +39,8 @@ struct EncoderBlock : rp::Module {
     const int64_t n = qkv.size(0), steps = qkv.size(1), depth = width / heads;
     const auto by_head = [&](const rp::Tensor& t) { return t.reshape({n, steps, heads, depth}).permute({0, 2, 1, 3}); };
     const rp::Tensors parts = rp::split(qkv, 3, 2);
-    const rp::Tensor scores = rp::matmul(by_head(parts[0]), by_head(parts[1]).transpose(-2, -1));
-    const rp::Tensor weights = rp::softmax(scores * (1 / std::sqrt(static_cast<double>(depth))));
-    return rp::matmul(weights, by_head(parts[2])).permute({0, 2, 1, 3}).reshape({n, steps, width});
+    const rp::Tensor y = rp::scaled_dot_product_attention(by_head(parts[0]), by_head(parts[1]), by_head(parts[2]));
+    return y.permute({0, 2, 1, 3}).reshape({n, steps, width});
   }
 };
 

@@ -97,12 +97,22 @@ bool reads_short(const Call& call) {
 }
 
 // Of 16-bit floats everything that is neither element by element nor a reduction is computed as f32. A composite that
-// is not on the tape itself is so in its body.
+// is not always on the tape itself is so in its body.
 bool widens(const Call& call) {
   const Op& op = *call.op;
-  const bool computes = op.kind == Kind::contract || (op.kind == Kind::composite && op.gradient.rule) ||
+  const bool computes = op.kind == Kind::contract || (op.kind == Kind::composite && op.gradient.rule && !op.whole) ||
                         (op.kind == Kind::kernel && !op.moves);
   return computes && reads_short(call);
+}
+
+// Whether a composite goes onto the tape itself. Otherwise its body does: then the gradient reads what that computed,
+// while a rule computes it again.
+bool is_noted(const Call& call) {
+  const Op& op = *call.op;
+  if (!op.gradient.rule || !op.whole) return op.gradient.rule;
+  std::vector<const Layout*> layouts;
+  for (const Tensor* t : call.inputs) layouts.push_back(&t->layout());
+  return engine.backend(layouts[0]->spec.device).keeps_whole(op, layouts);
 }
 
 // Specs among the attrs that name the dtype of a result.
@@ -138,7 +148,7 @@ Tensor apply(const Call& call) {
   const Op& op = *call.op;
   if (op.kind != Kind::pointwise && widens(call)) return apply_widened(call);
   if (!thread_state.grad || !any_wants_grad(call)) return compute(call);
-  if (op.kind == Kind::composite && !op.gradient.rule) {
+  if (op.kind == Kind::composite && !is_noted(call)) {
     std::vector<Tensor> inputs;
     for (const Tensor* t : call.inputs) inputs.push_back(*t);
     return run_body(op, inputs, call.attrs, call.scalars);

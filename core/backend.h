@@ -101,8 +101,13 @@ class Backend {
   virtual const Compiled* compile(const Program& program) = 0;
   virtual std::unique_ptr<RegionKernel> compile(const Region& region) = 0;
   /// Whether a composite op is one kernel, which `compile` makes of a region of that op; otherwise its body takes its
-  /// place.
-  virtual bool takes_whole(const Op&, const Attrs&, std::span<const Layout* const> /*inputs*/) { return false; }
+  /// place. `why` says what forbids it, where such kernels exist and may be used.
+  virtual bool takes_whole(const Op&, const Attrs&, std::span<const Layout* const> /*inputs*/, std::string* /*why*/) {
+    return false;
+  }
+  /// Whether a composite op that is differentiated stays one op, and so does its gradient, because kernels for both may
+  /// exist. Asked where nothing is known of what may happen to bits: it must not depend on that.
+  virtual bool keeps_whole(const Op&, std::span<const Layout* const> /*inputs*/) { return false; }
   /// All steps of a scan as one kernel. Null if there is none; `why` says what forbids it, where such kernels exist.
   virtual std::unique_ptr<RegionKernel> compile_scan(const Region&, std::string* /*why*/) { return nullptr; }
   /// Where bits may change: whether a product with a result of f32 is better off with factors of 16 bits, as they lie,

@@ -207,6 +207,7 @@ struct Op {
   bool blocks = false;                                   // a kernel that takes an epilogue: see makes_blocks
   bool random = false;                                   // takes a position of the generator
   bool moves = false;                                    // a kernel that moves elements as they are
+  bool whole = false;                                    // a composite noted itself only if Backend::keeps_whole
   Type (*scalar_type)(int operand, Type out) = nullptr;  // of scalar operands; default: as the tensor operands
   mutable Slots slots{};
 };

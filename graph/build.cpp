@@ -124,7 +124,12 @@ class Builder {
   // Whether the device computes a composite op by a kernel of its own.
   bool is_whole(const Node& composite) {
     const std::vector<const Layout*> layouts = layouts_of(builder_, composite);
-    return engine.backend(layouts[0]->spec.device).takes_whole(*composite.op, composite.attrs, layouts);
+    std::string why;
+    if (engine.backend(layouts[0]->spec.device).takes_whole(*composite.op, composite.attrs, layouts, &why)) return true;
+    std::vector<std::string>& notes = builder_.graph().notes;
+    std::string note = fmt::format("{}{}: {}", composite.op->name, source_line(composite.loc), why);
+    if (!why.empty() && std::ranges::find(notes, note) == notes.end()) notes.push_back(std::move(note));
+    return false;
   }
 
   void define(const TraceOp& t, int32_t node) { slot_[static_cast<size_t>(t.slot)] = node; }

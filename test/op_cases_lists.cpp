@@ -143,6 +143,19 @@ Cases attention_cases(const Op& op, DType d) {
       {.op = &op, .inputs = {values({9, 3}, d), values({4, 3}, d), values({4, 2}, d)}, .attrs = causal, .out = {9, 2}}};
 }
 
+Cases attention_gradient_cases(const Op& op, DType d) {
+  Cases cases;
+  for (OpCase c : attention_cases(op, d)) {
+    if (c.inputs.size() > 3) continue;
+    int64_t elements = 0;
+    for (const Input& in : c.inputs) elements += element_count(in.shape);
+    c.inputs.push_back(values(c.out, d));
+    c.out = {elements};
+    cases.push_back(c);
+  }
+  return cases;
+}
+
 // ---- windows ----
 
 constexpr auto nchw = static_cast<int32_t>(DataFormat::nchw), nhwc = static_cast<int32_t>(DataFormat::nhwc);
@@ -296,6 +309,7 @@ const std::map<std::string_view, List>& lists() {
       {"tril", {triangle_cases}},
       {"triu", {triangle_cases}},
       {"scaled_dot_product_attention", {attention_cases, DType::bf16}},
+      {"attention_gradient", {attention_gradient_cases, DType::bf16}},
       {"conv2d", {conv_cases, DType::i32}},
       {"conv2d_backward_data", {conv_cases, DType::i32}},
       {"conv2d_backward_weights", {conv_cases, DType::i32}},

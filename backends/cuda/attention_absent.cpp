@@ -4,7 +4,8 @@
 
 namespace rp::cuda {
 
-bool takes_attention(const Op&, const Attrs&, std::span<const Layout* const>) { return false; }
+bool takes_attention(const Op&, const Attrs&, std::span<const Layout* const>, std::string*) { return false; }
+bool may_take_attention(const Op&, std::span<const Layout* const>) { return false; }
 std::unique_ptr<RegionKernel> compile_attention(const Region& region) {
   fail("{}: this build is without cuDNN (9.11 or newer)", region.op->name);
 }

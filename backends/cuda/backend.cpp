@@ -56,8 +56,11 @@ class CudaBackend final : public Backend {
   }
   const Compiled* compile(const Program&) override { fail("cuda: programs are compiled as parts of regions"); }
   std::unique_ptr<RegionKernel> compile(const Region& region) override { return compile_region(region); }
-  bool takes_whole(const Op& op, const Attrs& attrs, std::span<const Layout* const> inputs) override {
-    return cuda::takes_attention(op, attrs, inputs);
+  bool takes_whole(const Op& op, const Attrs& attrs, std::span<const Layout* const> inputs, std::string* why) override {
+    return cuda::takes_attention(op, attrs, inputs, why);
+  }
+  bool keeps_whole(const Op& op, std::span<const Layout* const> inputs) override {
+    return cuda::may_take_attention(op, inputs);
   }
   std::unique_ptr<RegionKernel> compile_scan(const Region& region, std::string* why) override {
     return cuda::compile_scan(region, why);

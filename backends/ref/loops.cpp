@@ -223,29 +223,75 @@ Reals triu(const LoopCall& c) {
   return triangle(c, [](int64_t at, int64_t diagonal) { return at >= diagonal; });
 }
 
-Reals attention(const LoopCall& c) {
-  const Array &q = c.inputs[0], &k = c.inputs[1], &v = c.inputs[2];
-  const auto& a = c.attrs.as<AttentionAttrs>();
-  const int r = q.shape.rank();
-  const auto rows = static_cast<size_t>(q.shape[r - 2]), columns = static_cast<size_t>(k.shape[r - 2]);
-  const auto width = static_cast<size_t>(q.shape[r - 1]), out = static_cast<size_t>(v.shape[r - 1]);
-  Reals y(static_cast<size_t>(c.out.numel));
-  for (size_t i = 0; i < y.size() / out; ++i) {  // all rows of the batch
-    const size_t batch = i / rows;
+// How many matrices, and their extents.
+struct Attention {
+  explicit Attention(const LoopCall& call) : c(call) {
+    const Shape &q = c.inputs[0].shape, &k = c.inputs[1].shape, &v = c.inputs[2].shape;
+    const int r = q.rank();
+    rows = static_cast<size_t>(q[r - 2]);
+    columns = static_cast<size_t>(k[r - 2]);
+    width = static_cast<size_t>(q[r - 1]);
+    out = static_cast<size_t>(v[r - 1]);
+    all_rows = c.inputs[0].values.size() / width;
+  }
+
+  // The product of row i of a with row j of b's matrix of the same batch.
+  Real dot(const Array& a, size_t i, const Array& b, size_t j, size_t n) const {
+    Real sum = 0;
+    for (size_t w = 0; w < n; ++w) sum += a.values[i * n + w] * b.values[row(i, j) * n + w];
+    return sum;
+  }
+  size_t row(size_t i, size_t j) const { return i / rows * columns + j; }
+  Real scale() const { return std::bit_cast<double>(c.attrs.as<AttentionAttrs>().scale_bits); }
+
+  // What row i of all weighs the columns by.
+  Reals weights(size_t i, const Array* mask) const {
     Reals weights(columns);
     Real total = 0;
     for (size_t j = 0; j < columns; ++j) {
-      Real score = 0;
-      for (size_t w = 0; w < width; ++w) score += q.values[i * width + w] * k.values[(batch * columns + j) * width + w];
       const bool seen =
-          (!a.causal || j <= i % rows) && (c.inputs.size() < 4 || c.inputs[3].values[i * columns + j] != 0);
-      weights[j] = seen ? std::exp(score * std::bit_cast<double>(a.scale_bits)) : 0;
-      total += weights[j];
+          (!c.attrs.as<AttentionAttrs>().causal || j <= i % rows) && (!mask || mask->values[i * columns + j] != 0);
+      total += weights[j] = seen ? std::exp(dot(c.inputs[0], i, c.inputs[1], j, width) * scale()) : 0;
     }
-    for (size_t j = 0; j < columns; ++j)
-      for (size_t o = 0; o < out; ++o) y[i * out + o] += weights[j] / total * v.values[(batch * columns + j) * out + o];
+    for (Real& w : weights) w /= total;
+    return weights;
+  }
+
+  const LoopCall& c;
+  size_t rows, columns, width, out, all_rows;
+};
+
+Reals attention(const LoopCall& c) {
+  const Attention a(c);
+  Reals y(static_cast<size_t>(c.out.numel));
+  for (size_t i = 0; i < a.all_rows; ++i) {
+    const Reals weights = a.weights(i, c.inputs.size() > 3 ? &c.inputs[3] : nullptr);
+    for (size_t j = 0; j < a.columns; ++j)
+      for (size_t o = 0; o < a.out; ++o) y[i * a.out + o] += weights[j] * c.inputs[2].values[a.row(i, j) * a.out + o];
   }
   return y;
+}
+
+Reals attention_gradient(const LoopCall& c) {
+  const Attention a(c);
+  const Array &q = c.inputs[0], &k = c.inputs[1], &v = c.inputs[2], &dy = c.inputs[3];
+  Reals result(static_cast<size_t>(c.out.numel));
+  Real *const dq = result.data(), *const dk = dq + q.values.size(), *const dv = dk + k.values.size();
+  for (size_t i = 0; i < a.all_rows; ++i) {
+    const Reals weights = a.weights(i, nullptr);
+    Real mean = 0;  // of what the weights are worth
+    for (size_t j = 0; j < a.columns; ++j) mean += weights[j] * a.dot(dy, i, v, j, a.out);
+    for (size_t j = 0; j < a.columns; ++j) {
+      const size_t at = a.row(i, j);
+      const Real d = weights[j] * (a.dot(dy, i, v, j, a.out) - mean) * a.scale();
+      for (size_t w = 0; w < a.width; ++w) {
+        dq[i * a.width + w] += d * k.values[at * a.width + w];
+        dk[at * a.width + w] += d * q.values[i * a.width + w];
+      }
+      for (size_t o = 0; o < a.out; ++o) dv[at * a.out + o] += weights[j] * dy.values[i * a.out + o];
+    }
+  }
+  return result;
 }
 
 Reals index_select(const LoopCall& c) {
@@ -323,6 +369,7 @@ Loop find_loop(std::string_view op) {
       {"tril", tril},
       {"triu", triu},
       {"scaled_dot_product_attention", attention},
+      {"attention_gradient", attention_gradient},
       {"index_select", index_select},
       {"index_add", index_add},
       {"gather", gather},

@@ -19,8 +19,10 @@ extern const Op sum_op, max_op, min_op;
 // contraction: inputs a [batch..., m, k] and b [batch..., k, n] of equal batch axes and dtype, any strides
 extern const Op matmul_op;
 extern const Op segmented_matmul_op;  // SegmentAttrs: the product of each segment of k, added up in their order
-// a composite that a backend may compute as a whole
-extern const Op attention_op;  // AttentionAttrs: (q, k, v) or (q, k, v, mask)
+// composites that a backend may compute as a whole
+extern const Op attention_op;           // AttentionAttrs: (q, k, v) or (q, k, v, mask)
+extern const Op attention_gradient_op;  // AttentionAttrs: (q, k, v, dy) -> the gradients of q, k and v, one behind the
+                                        // other
 
 // control flow (ControlAttrs) and what takes its results (ResultAttrs)
 extern const Op scan_op, cond_op, while_op, result_op;

@@ -75,21 +75,65 @@ Tensors triu_gradient(const GradCall& c) {
 
 // ---- attention ----
 
+constexpr double hidden = -std::numeric_limits<double>::infinity();
+
+Tensor causal_or(const Tensor& scores, double otherwise) {
+  return where(in_triangle(scores.size(-2), scores.size(-1), 0, false), scores, otherwise);
+}
+
 Tensor attention_body(std::span<const Tensor> in, const Attrs& attrs, const Scalars&) {
   const auto& a = attrs.as<AttentionAttrs>();
-  Tensor scores = matmul(in[0] * std::bit_cast<double>(a.scale_bits), in[1].transpose());
-  constexpr double hidden = -std::numeric_limits<double>::infinity();
-  if (a.causal) scores = where(in_triangle(scores.size(-2), scores.size(-1), 0, false), scores, hidden);
+  Tensor scores = matmul(in[0], in[1].transpose()) * std::bit_cast<double>(a.scale_bits);
+  if (a.causal) scores = causal_or(scores, hidden);
   if (in.size() > 3) scores = where(in[3], scores, hidden);
   return matmul(softmax(scores), in[2]);
 }
 
-const Layout* attention_shape(const ShapeCall& c) {
+// What the tape would do with the body above, op by op, so that bits are the same, and a plan shares the weights with
+// the forward pass.
+Tensor attention_gradient_body(std::span<const Tensor> in, const Attrs& attrs, const Scalars&) {
+  const auto& a = attrs.as<AttentionAttrs>();
+  const double scale = std::bit_cast<double>(a.scale_bits);
+  const Tensor &q = in[0], &k = in[1], &v = in[2], &dy = in[3];
+  const Tensor scores = matmul(q, k.transpose()) * scale;
+  const Tensor weights = softmax(a.causal ? causal_or(scores, hidden) : scores);
+  const Tensor weighted = matmul(dy, v.transpose()) * weights;
+  Tensor d = weighted - weights * sum(weighted, {-1}, true);
+  if (a.causal) d = causal_or(d, 0);
+  d = d * scale;
+  const Tensor dq = matmul(d, k), dk = matmul(d.transpose(), q), dv = matmul(weights.transpose(), dy);
+  return concat({dq.flatten(), dk.flatten(), dv.flatten()}, 0);
+}
+
+Tensors attention_gradient(const GradCall& c) {
+  const Tensor inputs[] = {c.input(0), c.input(1), c.input(2)};
+  const Tensor all = call(attention_gradient_op, {&inputs[0], &inputs[1], &inputs[2], &c.dy()}, c.attrs());
+  Tensors result;
+  int64_t start = 0;
+  for (const Tensor& t : inputs) {
+    result.push_back(call(part_op, {&all}, PartAttrs{start, t.numel(), 0}).reshape(t.shape()));
+    start += t.numel();
+  }
+  return result;
+}
+
+void check_matrices(const ShapeCall& c) {
   for (const Layout* in : c.inputs)
     if (in->rank() < 2 || in->rank() != c.inputs[0]->rank())
       fail("{}: expected operands of one rank, at least 2, got {}", c.op.name, to_string(in->spec));
+}
+
+const Layout* attention_shape(const ShapeCall& c) {
+  check_matrices(c);
   Spec spec = c.inputs[0]->spec;
   spec.shape[spec.shape.rank() - 1] = c.inputs[2]->shape().back();
+  return intern(spec);
+}
+
+const Layout* attention_gradient_shape(const ShapeCall& c) {
+  check_matrices(c);
+  Spec spec = c.inputs[0]->spec;
+  spec.shape = {c.inputs[0]->numel + c.inputs[1]->numel + c.inputs[2]->numel};
   return intern(spec);
 }
 
@@ -112,7 +156,15 @@ constinit const Op attention_op{.name = "scaled_dot_product_attention",
                                 .operands = -1,
                                 .shape = attention_shape,
                                 .body = attention_body,
-                                .fields = AttentionAttrs::fields};
+                                .gradient = {attention_gradient, Needs::inputs},
+                                .fields = AttentionAttrs::fields,
+                                .whole = true};
+constinit const Op attention_gradient_op{.name = "attention_gradient",
+                                         .kind = Kind::composite,
+                                         .operands = 4,
+                                         .shape = attention_gradient_shape,
+                                         .body = attention_gradient_body,
+                                         .fields = AttentionAttrs::fields};
 
 constinit const Op matmul_op{.name = "matmul",
                              .kind = Kind::contract,
@@ -128,7 +180,8 @@ constinit const Op segmented_matmul_op{.name = "segmented_matmul",
                                        .fields = SegmentAttrs::fields};
 
 Entries matrix_entries() {
-  static constexpr const Op* entries[] = {&matmul_op, &segmented_matmul_op, &tril_op, &triu_op, &attention_op};
+  static constexpr const Op* entries[] = {&matmul_op, &segmented_matmul_op, &tril_op,
+                                          &triu_op,   &attention_op,        &attention_gradient_op};
   return entries;
 }
 
