@@ -1,11 +1,9 @@
 #include "reprise/backends/cuda/attention.h"
 
-#include <array>
 #include <bit>
 
 #include "reprise/backends/cuda/cudnn_patterns.h"
 #include "reprise/backends/cuda/cudnn_plan.h"
-#include "reprise/backends/cuda/stream.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/switches.h"
@@ -14,8 +12,6 @@ namespace rp::cuda {
 namespace {
 
 constexpr size_t operand_count = 4;  // q, k, v, result
-constexpr size_t alignment = 16;     // of what cuDNN reads and writes
-constexpr size_t round_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 DnnAttention attention_of(const Attrs& attrs, const Layout& q, const Layout& k, const Layout& v) {
   const auto& a = attrs.as<AttentionAttrs>();
@@ -33,42 +29,18 @@ DnnAttention attention_of(const Attrs& attrs, const Layout& q, const Layout& k, 
   return of;
 }
 
-/// An operand that does not lie where cuDNN can read or write it is moved through the scratch.
 class AttentionKernel final : public RegionKernel {
  public:
   explicit AttentionKernel(const Region& region)
       : plan_(dnn_plan(attention_graph(attention_of(region.attrs, *region.operands[0].layout,
-                                                    *region.operands[1].layout, *region.operands[2].layout)))),
-        bytes_(round_up(plan_.workspace_bytes())) {
-    for (size_t i = 0; i < operand_count; ++i) {
-      sizes_[i] = region.operands[i].layout->bytes();
-      places_[i] = bytes_;
-      bytes_ += round_up(sizes_[i]);
-    }
-  }
+                                                    *region.operands[1].layout, *region.operands[2].layout)))) {}
 
-  void run(const RegionCall& call) const override {
-    std::array<std::byte*, operand_count> at;
-    for (size_t i = 0; i < operand_count; ++i) {
-      at[i] = call.pointers[i];
-      if (reinterpret_cast<uintptr_t>(at[i]) % alignment == 0) continue;
-      at[i] = call.scratch + places_[i];
-      if (i != result) copy(at[i], call.pointers[i], sizes_[i], Direction::on_device);
-    }
-    plan_.run(at, call.scratch);
-    if (at[result] != call.pointers[result])
-      copy(call.pointers[result], at[result], sizes_[result], Direction::on_device);
-  }
-
+  void run(const RegionCall& call) const override { plan_.run({call.pointers, operand_count}, call.scratch); }
   std::string form() const override { return plan_.form(); }
-  size_t scratch_bytes() const override { return bytes_; }
+  size_t scratch_bytes() const override { return plan_.workspace_bytes(); }
 
  private:
-  static constexpr size_t result = operand_count - 1;
-
   const DnnPlan& plan_;
-  size_t bytes_;
-  std::array<size_t, operand_count> sizes_{}, places_{};
 };
 
 }  // namespace
