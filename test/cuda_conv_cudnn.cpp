@@ -187,7 +187,6 @@ TEST_CASE("convolutions of 16-bit floats read them as they lie, and give such", 
   for (const DType d : {DType::bf16, DType::f16}) {
     const std::string kernel = fmt::format("cudnn engine 1 of {}", name_of(d));
     const Tensors inputs{image().to(d), weights().to(d), normal({7}).to(d)};
-    // What the CPU adds up is rounded once, too; so the two differ where the sums lie beside a boundary.
     const auto alone = [](const Tensors& in) { return Tensors{conv2d(in[0], in[1], {}, nhwc)}; };
     CHECK_THAT(check(alone, inputs, 1, bound_of(d) / 3), Contains(kernel + ")") && !Contains(" cast"));
     const auto layer = [](const Tensors& in) { return Tensors{relu(conv2d(in[0], in[1], in[2], nhwc))}; };
@@ -263,8 +262,9 @@ TEST_CASE("a block of a residual network in bf16, whose batch norms write betwee
   for (size_t i = 0; i < expected.size(); ++i)
     CHECK(distance(got[i], expected[i]) < 4e-2 * max(abs(expected[i])).item<double>());
   INFO(report);
-  CHECK_THAT(report, !Contains("cudnn engine 5") && !Contains("reads f32 copies"));
-  const Tensors exact = train(gpu, Level::exact, &report);
+  // Only where it enters is the image put into another order, and where the loss adds up.
+  CHECK_THAT(report, !Contains("cudnn engine 5") && !Contains("reads f32 copies") && Contains(" 2 reorders"));
+  train(gpu, Level::exact, &report);
   CHECK_THAT(report, !Contains("cudnn engine"));
 }
 
@@ -277,9 +277,7 @@ TEST_CASE("at exact, convolutions of 16-bit floats have eager's bits", "[cuda]")
     for (const Tensor& t : inputs) placed.push_back(t.to(gpu));
     const Tensor eager = f(placed)[0].to(Device::cpu()), exact = run(f, inputs, Level::exact, gpu).results[0];
     CHECK(distance(eager, exact) == 0);
-    const Ran fast = run(f, inputs, Level::fast, gpu), again = run(f, inputs, Level::fast, gpu);
-    CHECK(distance(fast.results[0], again.results[0]) == 0);
-    CHECK_THAT(fast.report, Contains("fast: library changes"));
+    CHECK_THAT(run(f, inputs, Level::fast, gpu).report, Contains("fast: library changes"));
   }
 }
 
