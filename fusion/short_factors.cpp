@@ -58,15 +58,20 @@ class Shortener {
     if ((n.op->kind != Kind::contract && n.op->kind != Kind::kernel) || n.inputs.size() != 2) return nullptr;
     if (!is_cast(n.inputs[0]) || !is_cast(n.inputs[1])) return nullptr;
     const Layout* const factors[] = {short_input_layout(n, n.inputs[0]), short_input_layout(n, n.inputs[1])};
-    const int32_t reader = reader_[static_cast<size_t>(i)];
-    const Layout* const cast_back = reader >= 0 && g_[reader].op == &cast_op ? g_[reader].layout : nullptr;
     std::string why;
-    for (const Layout* const result : {cast_back, n.layout})
+    for (const Layout* const result : {cast_back(i), n.layout})
       if (result && backend_.reads_short(*n.op, n.attrs, factors, *result, &why)) return result;
     if (!why.empty())
       builder_.graph().notes.push_back(fmt::format("{}{} reads f32 copies of {}: {}", n.op->name, source_line(n.loc),
                                                    name_of(factors[0]->dtype()), why));
     return nullptr;
+  }
+
+  // The layout of a cast to 16 bits that alone reads a node; null if there is none.
+  const Layout* cast_back(int32_t i) const {
+    const int32_t reader = reader_[static_cast<size_t>(i)];
+    if (reader < 0 || g_[reader].op != &cast_op) return nullptr;
+    return is_short(g_[reader].layout->dtype()) ? g_[reader].layout : nullptr;
   }
 
   // The cast behind transposes, or what else stands there.

@@ -135,6 +135,15 @@ TEST_CASE("what is cast and then written is read as it was", "[cuda]") {
   CHECK(ran.products[0].factors == CUDA_R_32F);
 }
 
+TEST_CASE("a product of 16-bit floats that is wanted in f64 is added up in f32", "[cuda]") {
+  const auto f = [](const Tensors& in) {
+    return Tensors{cast(matmul(cast(in[0], DType::f32), cast(in[1], DType::f32)), DType::f64)};
+  };
+  const Ran ran = check(f, {matrix(DType::bf16), matrix(DType::bf16)}, 1, 1e-6);
+  CHECK(ran.products[0].factors == CUDA_R_16BF);
+  CHECK(ran.products[0].result == CUDA_R_32F);
+}
+
 TEST_CASE("operands at odd addresses are for our own kernels", "[cuda]") {
   library();
   const Tensor flat = uniform({n * n + 1}, -1, 1), other = matrix();
