@@ -110,9 +110,13 @@ class Backend {
   virtual bool keeps_whole(const Op&, std::span<const Layout* const> /*inputs*/) { return false; }
   /// All steps of a scan as one kernel. Null if there is none; `why` says what forbids it, where such kernels exist.
   virtual std::unique_ptr<RegionKernel> compile_scan(const Region&, std::string* /*why*/) { return nullptr; }
-  /// Where bits may change: whether a product with a result of f32 is better off with factors of 16 bits, as they lie,
-  /// than with f32 copies of them.
-  virtual bool reads_short(const Op& /*op*/, const Layout& /*left*/, const Layout& /*right*/) { return false; }
+  /// Where bits may change: whether an op that is defined for f32 is better off with inputs of 16 bits, as they lie,
+  /// than with f32 copies of them, and gives `result`: f32, or what the inputs are. `why` says what forbids it, where
+  /// kernels for that exist and the op's kernel for f32 does not say so itself.
+  virtual bool reads_short(const Op&, const Attrs&, std::span<const Layout* const> /*inputs*/, const Layout& /*result*/,
+                           std::string* /*why*/) {
+    return false;
+  }
   /// For one plan; null where launching is cheap.
   virtual std::unique_ptr<Replay> replay() { return nullptr; }
   /// The limits of one thread, or of all that kernels may use now. Measured when first asked for, in a few ms.

@@ -1,7 +1,9 @@
 #include "reprise/fusion/short_factors.h"
 
 #include <algorithm>
+#include <map>
 
+#include "reprise/core/fail.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/graph/passes.h"
@@ -11,9 +13,10 @@ namespace {
 
 class Shortener {
  public:
-  Shortener(const Graph& g, Backend& backend) : g_(g), backend_(backend) {
-    for (const Node& n : g.nodes)
-      writes_.push_back((writes_.empty() ? 0 : writes_.back()) + (n.op->kind == Kind::write));
+  Shortener(const Graph& g, Backend& backend) : g_(g), backend_(backend), reader_(g.nodes.size(), nobody) {
+    for (int32_t i = 0; i < g.size(); ++i)
+      for (int32_t in : g[i].inputs) note_reader(in, i);
+    for (int32_t i : g.outputs) note_reader(i, several);
   }
 
   Graph run() {
@@ -22,13 +25,53 @@ class Shortener {
   }
 
  private:
+  static constexpr int32_t nobody = -1, several = -2;
+
+  void note_reader(int32_t node, int32_t reader) {
+    int32_t& only = reader_[static_cast<size_t>(node)];
+    only = only == nobody ? reader : several;
+  }
+
   int32_t rebuild(int32_t i) {
     Node n = g_[i];
     if (n.op->kind == Kind::input) return builder_.input(n.layout, g_.aliases[inputs_++], n.loc);
-    const bool reads_short = n.op == &matmul_op && is_cast(i, n.inputs[0]) && is_cast(i, n.inputs[1]) &&
-                             backend_.reads_short(*n.op, *short_layout(n.inputs[0]), *short_layout(n.inputs[1]));
-    for (int32_t& in : n.inputs) in = reads_short ? short_factor(in) : map_[static_cast<size_t>(in)];
+    if (n.op->kind == Kind::write) last_write_[storage_of(g_, i)] = i;
+    if (n.op == &cast_op && is_short_already(n)) return map_[static_cast<size_t>(n.inputs[0])];
+    const Layout* const result = short_result(i);
+    for (int32_t& in : n.inputs) in = result ? short_input(n, in) : map_[static_cast<size_t>(in)];
+    if (result && result != n.layout) {
+      n.layout = result;
+      n.own = g_[reader_[static_cast<size_t>(i)]].own;  // it takes the cast's place
+    }
     return builder_.add(std::move(n));
+  }
+
+  // Whether what is cast back has become a result of 16 bits.
+  bool is_short_already(const Node& cast) {
+    const int32_t from = cast.inputs[0];
+    return g_[from].layout != cast.layout && builder_.graph()[map_[static_cast<size_t>(from)]].layout == cast.layout;
+  }
+
+  // The result's layout where a node reads what was cast; null where it does not.
+  const Layout* short_result(int32_t i) {
+    const Node& n = g_[i];
+    if ((n.op->kind != Kind::contract && n.op->kind != Kind::kernel) || n.inputs.size() != 2) return nullptr;
+    if (!is_cast(n.inputs[0]) || !is_cast(n.inputs[1])) return nullptr;
+    const Layout* const factors[] = {short_input_layout(n, n.inputs[0]), short_input_layout(n, n.inputs[1])};
+    std::string why;
+    for (const Layout* const result : {cast_back(i), n.layout})
+      if (result && backend_.reads_short(*n.op, n.attrs, factors, *result, &why)) return result;
+    if (!why.empty())
+      builder_.graph().notes.push_back(fmt::format("{}{} reads f32 copies of {}: {}", n.op->name, source_line(n.loc),
+                                                   name_of(factors[0]->dtype()), why));
+    return nullptr;
+  }
+
+  // The layout of a cast to 16 bits that alone reads a node; null if there is none.
+  const Layout* cast_back(int32_t i) const {
+    const int32_t reader = reader_[static_cast<size_t>(i)];
+    if (reader < 0 || g_[reader].op != &cast_op) return nullptr;
+    return is_short(g_[reader].layout->dtype()) ? g_[reader].layout : nullptr;
   }
 
   // The cast behind transposes, or what else stands there.
@@ -37,12 +80,14 @@ class Shortener {
     return factor;
   }
 
-  // Whether a factor is such a cast, of elements that are the same still when the product reads them.
-  bool is_cast(int32_t product, int32_t factor) const {
+  // Whether a factor is such a cast, of elements that nothing has written since.
+  bool is_cast(int32_t factor) const {
     const int32_t cast = behind(factor);
-    return g_[cast].op == &cast_op && !g_[cast].own && g_[cast].layout->dtype() == DType::f32 &&
-           is_short(g_[g_[cast].inputs[0]].layout->dtype()) &&
-           writes_[static_cast<size_t>(cast)] == writes_[static_cast<size_t>(product)];
+    const Node& n = g_[cast];
+    if (n.op != &cast_op || n.own || n.layout->dtype() != DType::f32) return false;
+    if (!is_short(g_[n.inputs[0]].layout->dtype())) return false;
+    const auto written = last_write_.find(storage_of(g_, n.inputs[0]));
+    return written == last_write_.end() || written->second < cast;
   }
 
   const Layout* short_layout(int32_t factor) const {
@@ -58,13 +103,27 @@ class Shortener {
     return builder_.add(std::move(n));
   }
 
+  // Kernels read operands that are packed: what was cast need not be so where its cast was.
+  const Layout* short_input_layout(const Node& n, int32_t factor) const {
+    const Layout* const as_it_lies = short_layout(factor);
+    return n.op->kind == Kind::kernel && !as_it_lies->contiguous ? as_it_lies->packed : as_it_lies;
+  }
+
+  int32_t short_input(const Node& n, int32_t factor) {
+    const int32_t in = short_factor(factor);
+    const Layout* const layout = short_input_layout(n, factor);
+    if (layout == short_layout(factor)) return in;
+    return builder_.add({.op = &copy_op, .inputs = {in}, .layout = layout, .loc = n.loc});
+  }
+
   static const Layout* permuted(const Node& n, const Layout* from) {
     return n.op->shape({*n.op, {&from, 1}, n.attrs, {}, 0});
   }
 
   const Graph& g_;
   Backend& backend_;
-  std::vector<int> writes_;  // up to and including each node
+  std::vector<int32_t> reader_;            // of each node
+  std::map<int32_t, int32_t> last_write_;  // of each storage, so far
   GraphBuilder builder_;
   std::vector<int32_t> map_;
   size_t inputs_ = 0;

@@ -2,6 +2,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <array>
 #include <set>
 
 #include "reprise/backends/cuda/cudnn_patterns.h"
@@ -132,6 +133,36 @@ TEST_CASE("no engine is taken that rounds factors of f32 or adds up in any order
   CHECK(full.contains(""));
   CHECK_FALSE(half.contains("CUDNN_NUMERICAL_NOTE_TENSOR_CORE"));
   CHECK(half.contains(""));
+}
+
+TEST_CASE("convolutions of 16-bit floats run on tensor cores and store 16 bits", "[cuda]") {
+  const DnnTarget* const target = h200();
+  if (!target) return;
+  const auto on_tensor_cores = [&](const DnnGraph& graph) {
+    const std::optional<DnnChoice> choice = choice_for(graph, *target);
+    if (!choice) return true;
+    for (const auto mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK})
+      for (const DnnEngine& e : dnn_engines(graph, *target, mode))
+        if (e.number == choice->engine) return std::ranges::count(e.notes, CUDNN_NUMERICAL_NOTE_TENSOR_CORE) != 0;
+    return false;
+  };
+  // The stem of a ResNet-50 and some of its blocks' convolutions.
+  const auto shapes = [](ConvPass pass) {
+    return std::array{
+        shape(pass, 64, 3, 224, 224, 64, {7, 2, 1, 2, 3}),
+        shape(pass, 64, 64, 56, 56, 64, {3, 1, 1, 1, 1}),
+        shape(pass, 64, 256, 56, 56, 512, {1, 2}),
+        shape(pass, 64, 128, 56, 56, 128, {3, 2, 1, 0, 1}),
+        shape(pass, 64, 512, 7, 7, 2048, {1}),
+    };
+  };
+  for (const auto type : {CUDNN_DATA_BFLOAT16, CUDNN_DATA_HALF})
+    for (const ConvPass pass : passes)
+      for (const ConvShape& s : shapes(pass)) {
+        INFO(to_string(convolution_graph({s, type})));
+        CHECK(on_tensor_cores(convolution_graph({s, type})));
+        if (pass == ConvPass::forward) CHECK(on_tensor_cores(convolution_graph({s, type, DnnAfter::bias_relu})));
+      }
 }
 
 TEST_CASE("stored plans are read back, and rubbish is not", "[cuda]") {

@@ -267,15 +267,20 @@ TEST_CASE("the library serves plans that may change bits, from some size on", "[
   const UsesFakeLt library;
   const Setup small = product(DType::f32, {}, 16, 16, 16), large = product(DType::f32, {}, 256, 256, 256);
   const auto form = [](const Setup& s) { return compile_gemm(s.region)->form(); };
-  const Layout *half = layout(DType::f16, {256, 256}), *other = layout(DType::bf16, {256, 256});
+  const auto reads_short = [](DType left, DType right, int64_t n, DType result = DType::f32) {
+    const Shape shape{n, n};
+    const Layout* const factors[] = {layout(left, shape), layout(right, shape)};
+    return product_reads_short(matmul_op, {}, factors, *layout(result, shape));
+  };
   CHECK_THAT(form(large), Contains("gemm") && !Contains("cuBLASLt"));
   CHECK(gpu.count("cublasLtCreate") == 0);
   const Allow allow({"library"});
   CHECK(form(large) == "cuBLASLt");
   CHECK_THAT(form(small), Contains("gemm") && Contains("; not cuBLASLt: fewer than 16777216 multiplications"));
-  CHECK(reads_short(matmul_op, *half, *half));
-  CHECK_FALSE(reads_short(matmul_op, *half, *other));
-  CHECK_FALSE(reads_short(matmul_op, *layout(DType::f16, {16, 16}), *layout(DType::f16, {16, 16})));
+  CHECK(reads_short(DType::f16, DType::f16, 256));
+  CHECK_FALSE(reads_short(DType::f16, DType::bf16, 256));
+  CHECK_FALSE(reads_short(DType::f16, DType::f16, 256, DType::f16));
+  CHECK_FALSE(reads_short(DType::f16, DType::f16, 16));
 }
 
 TEST_CASE("whichever call of the library fails, plans do without or an error says which", "[cuda]") {

@@ -1,9 +1,8 @@
 // Products of captured functions by cuBLASLt where the last bits may change, and by our own kernels where not.
 #include "reprise/core/switches.h"
-#include "reprise/reprise.h"
 #include "reprise/test/catch.h"
 #include "reprise/test/cuda/cublas_lt_fake.h"
-#include "reprise/test/cuda/device.h"
+#include "reprise/test/cuda_engine.h"
 
 using namespace rp;
 using namespace rp::test;
@@ -11,11 +10,6 @@ using Catch::Matchers::Contains;
 
 namespace {
 
-/// One device and one library for the process: the engine keeps what it has compiled for a device.
-fake::Device& device() {
-  static auto* const device = new fake::Device;
-  return *device;
-}
 FakeLt& library() {
   device();
   static auto* const used = new UsesFakeLt;
@@ -38,7 +32,7 @@ template <class F>
 Ran check(F&& f, const Tensors& inputs, size_t products, double tolerance = 0) {
   library();
   Tensors placed;
-  for (const Tensor& t : inputs) placed.push_back(t.to(Device::cuda()));
+  for (const Tensor& t : inputs) placed.push_back(t.to(gpu));
   auto captured = capture([&](const Tensors& in) { return f(in); }, {.level = Level::fast});
   Tensors results;
   for (int i = 0; i < 6; ++i) {  // recorded, compiled, launched one by one, as a graph
@@ -82,7 +76,7 @@ TEST_CASE("products alone and with what stands behind them, at fast by cuBLASLt"
 
 TEST_CASE("exact captures and eager ops do not ask cuBLASLt", "[cuda]") {
   library();
-  const Tensor x = matrix(DType::bf16).to(Device::cuda()), y = matrix(DType::bf16).to(Device::cuda());
+  const Tensor x = matrix(DType::bf16).to(gpu), y = matrix(DType::bf16).to(gpu);
   for (const Level level : {Level::exact, Level::fast}) {
     const Without without(level == Level::fast ? std::vector<std::string_view>{"library"}
                                                : std::vector<std::string_view>{});
@@ -141,11 +135,20 @@ TEST_CASE("what is cast and then written is read as it was", "[cuda]") {
   CHECK(ran.products[0].factors == CUDA_R_32F);
 }
 
+TEST_CASE("a product of 16-bit floats that is wanted in f64 is added up in f32", "[cuda]") {
+  const auto f = [](const Tensors& in) {
+    return Tensors{cast(matmul(cast(in[0], DType::f32), cast(in[1], DType::f32)), DType::f64)};
+  };
+  const Ran ran = check(f, {matrix(DType::bf16), matrix(DType::bf16)}, 1, 1e-6);
+  CHECK(ran.products[0].factors == CUDA_R_16BF);
+  CHECK(ran.products[0].result == CUDA_R_32F);
+}
+
 TEST_CASE("operands at odd addresses are for our own kernels", "[cuda]") {
   library();
   const Tensor flat = uniform({n * n + 1}, -1, 1), other = matrix();
   for (DType dtype : {DType::f32, DType::bf16}) {
-    const Tensor there = flat.to(dtype).to(Device::cuda()), w = other.to(dtype).to(Device::cuda());
+    const Tensor there = flat.to(dtype).to(gpu), w = other.to(dtype).to(gpu);
     auto f = capture([](const Tensor& a, const Tensor& b) { return matmul(a, b); }, {.level = Level::fast});
     for (int64_t start : {0, 1}) {
       const auto part = [&](const Tensor& t) { return t.slice(0, start, n * n + start).reshape({n, n}); };
@@ -170,7 +173,7 @@ TEST_CASE("products in graphs are told of new addresses, and launched one by one
   };
   const Tensors expected = f(x, w, y);
   Tensors held, there;
-  for (const Tensor& t : {x, w, y}) there.push_back(t.to(Device::cuda()));
+  for (const Tensor& t : {x, w, y}) there.push_back(t.to(gpu));
   for (const std::string_view fails : {"", "cudaGraphExecChildGraphNodeSetParams", "cudaGraphAddChildGraphNode"}) {
     auto captured = capture(f, {.level = Level::fast});
     if (!fails.empty()) device().fail(fails, 1, cudaErrorGraphExecUpdateFailure);

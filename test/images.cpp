@@ -98,6 +98,16 @@ TEST_CASE("statistics of a batch norm need no copy where channels stand last") {
   CHECK(check(moments, image).reorders == 1);  // the image itself
 }
 
+TEST_CASE("casts keep the order in which an image lies") {
+  manual_seed(5);
+  const Tensor image = normal({4, 9, 9, 8}).permute({0, 3, 1, 2}), w = normal({16, 8, 3, 3});
+  const Tensor half = image.to(DType::bf16);
+  CHECK(half.permute({0, 2, 3, 1}).is_contiguous());
+  CHECK(same_bits(half, image.contiguous().to(DType::bf16)));
+  const Body layer = [&](const Tensor& x) { return tanh(conv2d(relu(x), cast(w, DType::bf16)) * 2); };
+  CHECK(check(layer, half).reorders == 0);
+}
+
 TEST_CASE("images whose channels stand last are changed in place as they lie") {
   manual_seed(7);
   const Tensor x = normal({2, 6, 6, 8}).permute({0, 3, 1, 2}), w = normal({8, 8, 3, 3}), b = normal({8, 1, 1});

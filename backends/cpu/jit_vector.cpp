@@ -436,15 +436,10 @@ void VectorCode::combine(const Accumulator& accumulator, const Vec& into, const 
   if (accumulator.type == rp::Type::i32 || op == Ir::add || op == Ir::mul)
     return three(op, accumulator.type, into, into, value);
   constexpr uint8_t unordered = 3;
-  if (avx512_) {
-    vcmpps(found_, value, value, unordered);
-    three(op, accumulator.type, into, value, into);
-    return vmovaps(into | found_, value);
-  }
-  Vec is_nan = take();
-  vcmpps(is_nan, value, value, unordered);
+  const Vec is_nan = avx512_ ? into : take();  // or the mask found_
+  avx512_ ? vcmpps(found_, value, value, unordered) : vcmpps(is_nan, value, value, unordered);
   three(op, accumulator.type, into, value, into);
-  vblendvps(into, into, value, is_nan);
+  avx512_ ? vmovaps(into | found_, value) : vblendvps(into, into, value, is_nan);
 }
 
 }  // namespace rp::jit

@@ -1,12 +1,12 @@
 #include "reprise/backends/cuda/attention.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <vector>
 
 #include "reprise/backends/cuda/cudnn_patterns.h"
 #include "reprise/backends/cuda/cudnn_plan.h"
-#include "reprise/backends/cuda/stream.h"
 #include "reprise/core/fail.h"
 #include "reprise/core/ops/attrs.h"
 #include "reprise/core/ops/entries.h"
@@ -15,7 +15,6 @@
 namespace rp::cuda {
 namespace {
 
-constexpr size_t alignment = 16;  // of what cuDNN reads and writes
 constexpr size_t round_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 DnnAttention attention_of(const Attrs& attrs, const Layout& q, const Layout& k, const Layout& v) {
@@ -43,84 +42,40 @@ std::vector<const DnnPlan*> plans_of(const Op& op, DnnAttention of) {
   return plans;
 }
 
-/// What cuDNN cannot read or write where it lies is moved through the scratch.
 class AttentionKernel final : public RegionKernel {
  public:
   explicit AttentionKernel(const Region& region) {
-    const Layout &q = layout(region, 0), &k = layout(region, 1), &v = layout(region, 2);
-    const DnnAttention of = attention_of(region.attrs, q, k, v);
-    const std::vector<const DnnPlan*> plans = plans_of(*region.op, of);
-    for (const DnnPlan* plan : plans) bytes_ = std::max(bytes_, round_up(plan->workspace_bytes()));
-    for (int i = 0; i < 4; ++i) add({.operand = i, .bytes = layout(region, i).bytes()});
-    if (plans.size() == 1) {
-      parts_[3].written = true;
-      steps_ = {{plans[0], {0, 1, 2, 3}}};
-      return;
-    }
-    add({.bytes = layout(region, 3).bytes()});  // 4: the forward pass's result; 5: its statistics
-    add({.bytes = static_cast<size_t>(of.batch * of.heads * of.queries) * sizeof(float)});
-    size_t start = 0;
-    for (const Layout* l : {&q, &k, &v}) {  // 6, 7, 8: their gradients
-      add({.operand = 4, .start = start, .bytes = l->bytes(), .written = true});
-      start += l->bytes();
-    }
-    steps_ = {{plans[0], {0, 1, 2, 4, 5}}, {plans[1], {0, 1, 2, 4, 3, 5, 6, 7, 8}}};
+    const auto layout = [&](size_t operand) -> const Layout& { return *region.operands[operand].layout; };
+    const DnnAttention of = attention_of(region.attrs, layout(0), layout(1), layout(2));
+    plans_ = plans_of(*region.op, of);
+    for (const DnnPlan* plan : plans_) bytes_ = std::max(bytes_, round_up(plan->workspace_bytes()));
+    if (plans_.size() == 1) return;
+    result_ = bytes_;
+    statistics_ = result_ + round_up(layout(3).bytes());
+    bytes_ = statistics_ + round_up(static_cast<size_t>(of.batch * of.heads * of.queries) * sizeof(float));
+    dk_ = layout(0).bytes();
+    dv_ = dk_ + layout(1).bytes();
   }
 
   void run(const RegionCall& call) const override {
-    std::vector<std::byte*> at;
-    for (const Part& p : parts_) {
-      at.push_back(is_inside(p, call) ? call.scratch + p.place : outside(p, call));
-      if (p.operand >= 0 && !p.written && is_inside(p, call))
-        copy(at.back(), outside(p, call), p.bytes, Direction::on_device);
-    }
-    for (const Step& step : steps_) {
-      std::vector<std::byte*> operands;
-      for (const size_t i : step.parts) operands.push_back(at[i]);
-      step.plan->run(operands, call.scratch);
-    }
-    for (size_t i = 0; i < parts_.size(); ++i)
-      if (parts_[i].written && is_inside(parts_[i], call))
-        copy(outside(parts_[i], call), at[i], parts_[i].bytes, Direction::on_device);
+    std::byte* const* const in = call.pointers;
+    if (plans_.size() == 1) return plans_[0]->run({in, 4}, call.scratch);
+    std::byte *const y = call.scratch + result_, *const statistics = call.scratch + statistics_, *const dq = in[4];
+    plans_[0]->run(std::array{in[0], in[1], in[2], y, statistics}, call.scratch);
+    plans_[1]->run(std::array{in[0], in[1], in[2], y, in[3], statistics, dq, dq + dk_, dq + dv_}, call.scratch);
   }
 
   std::string form() const override {
     std::string text;
-    for (const Step& step : steps_) text += (text.empty() ? "" : ", ") + step.plan->form();
+    for (const DnnPlan* plan : plans_) text += (text.empty() ? "" : ", ") + plan->form();
     return text;
   }
   size_t scratch_bytes() const override { return bytes_; }
 
  private:
-  /// A tensor of cuDNN's: a part of an operand, or, of operand -1, something that lies in the scratch only.
-  struct Part {
-    int operand = -1;
-    size_t start = 0, bytes = 0;
-    bool written = false;
-    size_t place = 0;  // in the scratch
-  };
-  struct Step {
-    const DnnPlan* plan;
-    std::vector<size_t> parts;
-  };
-
-  static const Layout& layout(const Region& region, int operand) {
-    return *region.operands[static_cast<size_t>(operand)].layout;
-  }
-  static std::byte* outside(const Part& p, const RegionCall& call) { return call.pointers[p.operand] + p.start; }
-  static bool is_inside(const Part& p, const RegionCall& call) {
-    return p.operand < 0 || reinterpret_cast<uintptr_t>(outside(p, call)) % alignment != 0;
-  }
-
-  void add(Part part) {
-    part.place = bytes_;
-    bytes_ += round_up(part.bytes);
-    parts_.push_back(part);
-  }
-
-  std::vector<Part> parts_;
-  std::vector<Step> steps_;
-  size_t bytes_ = 0;
+  std::vector<const DnnPlan*> plans_;
+  size_t bytes_ = 0, result_ = 0, statistics_ = 0;  // of the scratch, and what the forward pass leaves there
+  size_t dk_ = 0, dv_ = 0;                          // where the gradients of k and v begin, behind that of q
 };
 
 /// Why the operands forbid it; empty if they do not.

@@ -65,8 +65,10 @@ class CudaBackend final : public Backend {
   std::unique_ptr<RegionKernel> compile_scan(const Region& region, std::string* why) override {
     return cuda::compile_scan(region, why);
   }
-  bool reads_short(const Op& op, const Layout& left, const Layout& right) override {
-    return cuda::reads_short(op, left, right);
+  bool reads_short(const Op& op, const Attrs& attrs, std::span<const Layout* const> inputs, const Layout& result,
+                   std::string* why) override {
+    return op.kind == Kind::contract ? cuda::product_reads_short(op, attrs, inputs, result)
+                                     : cuda::conv_reads_short(op, attrs, inputs, result, why);
   }
   std::unique_ptr<Replay> replay() override { return cuda::make_replay(); }
 

@@ -55,10 +55,25 @@ class WeightsMove {
   PlannedLaunch launch_;
 };
 
+std::optional<cudnnDataType_t> dnn_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return CUDNN_DATA_FLOAT;
+    case DType::f64:
+      return CUDNN_DATA_DOUBLE;
+    case DType::f16:
+      return CUDNN_DATA_HALF;
+    case DType::bf16:
+      return CUDNN_DATA_BFLOAT16;
+    default:
+      return {};
+  }
+}
+
 class CudnnConv final : public RegionKernel {
  public:
   CudnnConv(const Region& region, const ConvShape& shape, DType dtype, cudnnDataType_t type)
-      : plan_(dnn_plan(convolution_graph({shape, type}))) {
+      : plan_(dnn_plan(convolution_graph({shape, type}))), dtype_(dtype) {
     const bool weights_last = shape.nhwc && shape.c > 1 && shape.kh * shape.kw > 1;
     const bool gradient = shape.pass == ConvPass::backward_weights;
     if (weights_last) {
@@ -89,8 +104,10 @@ class CudnnConv final : public RegionKernel {
   }
 
   std::string form() const override {
-    if (fused_) return fused_->form() + " with bias and relu";
-    return behind_ ? plan_.form() + ", " + behind_->form() : plan_.form();
+    const std::string form =
+        (fused_ ? *fused_ : plan_).form() + (is_short(dtype_) ? fmt::format(" of {}", name_of(dtype_)) : std::string());
+    if (fused_) return form + " with bias and relu";
+    return behind_ ? form + ", " + behind_->form() : form;
   }
   size_t scratch_bytes() const override { return bytes_ + (behind_ ? behind_->scratch_bytes() : 0); }
 
@@ -106,6 +123,7 @@ class CudnnConv final : public RegionKernel {
   }
 
   const DnnPlan& plan_;
+  DType dtype_;
   const DnnPlan* fused_ = nullptr;  // does it all, where nothing else wants the product
   std::optional<PlainStage> stage_;
   std::optional<WeightsMove> move_;
@@ -118,14 +136,14 @@ class CudnnConv final : public RegionKernel {
 
 std::unique_ptr<RegionKernel> compile_conv_cudnn(const Region& region, std::string* why) {
   const DType dtype = region.operands[product].layout->dtype();
-  if (dtype != DType::f32 && dtype != DType::f64)
+  const std::optional<cudnnDataType_t> type = dnn_type(dtype);
+  if (!type)
     *why = fmt::format("cuDNN has no convolution of {}", name_of(dtype));
   else if (std::ranges::any_of(region.operands, [](const RegionOperand& o) { return !o.layout->numel; }))
     *why = "there is nothing to add up";
   else
     try {
-      const cudnnDataType_t type = dtype == DType::f32 ? CUDNN_DATA_FLOAT : CUDNN_DATA_DOUBLE;
-      return std::make_unique<CudnnConv>(region, conv_shape(region), dtype, type);
+      return std::make_unique<CudnnConv>(region, conv_shape(region), dtype, *type);
     } catch (const Error& e) {
       *why = e.what();
     }

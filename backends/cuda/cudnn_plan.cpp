@@ -8,6 +8,7 @@
 #include "reprise/backends/cuda/cache.h"
 #include "reprise/backends/cuda/device.h"
 #include "reprise/backends/cuda/sha256.h"
+#include "reprise/backends/cuda/stream.h"
 
 namespace rp::cuda {
 namespace {
@@ -27,26 +28,52 @@ DnnPlan::DnnPlan(const DnnGraph& graph, DnnChoice choice, const DnnTarget& targe
       each(graph.tensors[i]);
     }
   };
-  number_tensors(DnnTensor::Kind::operand, [&](const DnnTensor&) { ++operands_; });
-  number_tensors(DnnTensor::Kind::scratch, [&](const DnnTensor& t) {
-    offsets_.push_back(own_bytes_);
-    own_bytes_ += round_up(static_cast<size_t>(element_count(t.shape)) * size_of(t.type));
+  const auto bytes = [](const DnnTensor& t) { return static_cast<size_t>(element_count(t.shape)) * size_of(t.type); };
+  number_tensors(DnnTensor::Kind::operand, [&](const DnnTensor& t) {
+    const bool written = std::ranges::any_of(graph.operations, [&](const auto& o) { return &graph[o.output] == &t; });
+    const bool moves = size_of(t.type) < alignment_;
+    operands_.push_back({bytes(t), size_of(t.type), moves ? reserve(bytes(t)) : 0, written});
   });
+  number_tensors(DnnTensor::Kind::scratch, [&](const DnnTensor& t) { offsets_.push_back(reserve(bytes(t))); });
   number_tensors(DnnTensor::Kind::constant, [&](const DnnTensor& t) { values_.push_back(t.value); });
+}
+
+size_t DnnPlan::reserve(size_t bytes) {
+  const size_t place = own_bytes_;
+  own_bytes_ += round_up(bytes);
+  return place;
+}
+
+std::vector<std::byte*> DnnPlan::aligned(std::span<std::byte* const> operands, std::byte* workspace) const {
+  std::vector<std::byte*> at(operands.begin(), operands.end());
+  for (size_t i = 0; i < at.size(); ++i) {
+    const auto address = reinterpret_cast<uintptr_t>(at[i]);
+    const Operand& o = operands_[i];
+    if (address % o.element) fail("cudnn: expected operands aligned to {} bytes", o.element);
+    if (address % alignment_) at[i] = workspace + o.place;
+  }
+  return at;
 }
 
 void DnnPlan::run(std::span<std::byte* const> operands, std::byte* workspace) const {
   if (!target_.handle()) fail("cudnn: expected a plan for a device that is here");
-  if (operands.size() != operands_) fail("cudnn: expected {} operands, got {}", operands_, operands.size());
-  for (std::byte* const o : operands)
-    if (reinterpret_cast<uintptr_t>(o) % alignment_) fail("cudnn: expected operands aligned to {} bytes", alignment_);
-  std::vector<std::byte*> args(operands.begin(), operands.end());
+  if (operands.size() != operands_.size())
+    fail("cudnn: expected {} operands, got {}", operands_.size(), operands.size());
+  std::vector<std::byte*> args = aligned(operands, workspace);
+  const auto move = [&](bool written) {
+    for (size_t i = 0; i < operands.size(); ++i) {
+      if (operands_[i].written != written || args[i] == operands[i]) continue;
+      copy(written ? operands[i] : args[i], written ? args[i] : operands[i], operands_[i].bytes, Direction::on_device);
+    }
+  };
+  move(false);
   args.push_back(workspace);
   launch(*this, std::as_bytes(std::span(args)));
+  move(true);
 }
 
 void DnnPlan::queue(std::span<const std::byte> args, cudaStream_t stream) const {
-  std::vector<void*> pointers(operands_ + 1);
+  std::vector<void*> pointers(operands_.size() + 1);
   std::memcpy(pointers.data(), args.data(), args.size());
   auto* const workspace = static_cast<std::byte*>(pointers.back());
   pointers.pop_back();

@@ -181,10 +181,12 @@ bool has_kernel(const Op& op, DType dtype, std::string* why) {
 
 std::unique_ptr<RegionKernel> compile_call(const Region& region) {
   std::string why;
-  if (!has_kernel(*region.op, region.operands[0].layout->dtype(), &why)) fail("{}", why);
-  const Row& row = *find_row(*region.op);
-  if (!row.make) return compile_conv(region);
-  return std::make_unique<CallKernel>(region, row);
+  const DType dtype = region.operands[0].layout->dtype();
+  const Row* const row = find_row(*region.op);
+  const bool conv = row && !row->make;
+  if (!(conv && is_short(dtype)) && !has_kernel(*region.op, dtype, &why)) fail("{}", why);
+  if (conv) return compile_conv(region);
+  return std::make_unique<CallKernel>(region, *row);
 }
 
 }  // namespace rp::cuda

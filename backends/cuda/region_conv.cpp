@@ -9,6 +9,7 @@
 #include "reprise/backends/cuda/matrix_kernel.h"
 #include "reprise/backends/cuda/product_text.h"
 #include "reprise/backends/cuda/region_kernels.h"
+#include "reprise/core/fail.h"
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/switches.h"
 
@@ -193,10 +194,24 @@ std::unique_ptr<RegionKernel> compile_own(const Region& region) {
 }  // namespace
 
 std::unique_ptr<RegionKernel> compile_conv(const Region& region) {
-  if (disabled("library")) return compile_own(region);
-  std::string why;
-  if (auto kernel = compile_conv_cudnn(region, &why)) return kernel;
-  return std::make_unique<OwnKernel>(compile_own(region), std::move(why));
+  const bool library = !disabled("library");
+  std::string why = "no kernel of our own";
+  if (library)
+    if (auto kernel = compile_conv_cudnn(region, &why)) return kernel;
+  if (const DType dtype = region.operands[product_operand].layout->dtype(); is_short(dtype))
+    fail("{}: not defined for {}: {}", region.op->name, name_of(dtype), why);
+  return library ? std::make_unique<OwnKernel>(compile_own(region), std::move(why)) : compile_own(region);
+}
+
+bool conv_reads_short(const Op& op, const Attrs& attrs, std::span<const Layout* const> inputs, const Layout& result,
+                      std::string* why) {
+  const bool conv = &op == &conv2d_op || &op == &conv2d_backward_data_op || &op == &conv2d_backward_weights_op;
+  if (!conv || inputs[0]->dtype() != result.dtype() || inputs[1]->dtype() != result.dtype()) return false;
+  Region r;
+  r.op = &op;
+  r.attrs = attrs;
+  r.operands = {{inputs[0]}, {inputs[1]}, {&result, true}};
+  return compile_conv_cudnn(r, why) != nullptr;
 }
 
 }  // namespace rp::cuda

@@ -123,17 +123,15 @@ class GemmKernel final : public TextKernel {
 
 }  // namespace
 
-bool reads_short(const Op& op, const Layout& left, const Layout& right) {
-  if (left.dtype() != right.dtype()) return false;
-  Spec spec = left.spec;
-  spec.shape[spec.shape.rank() - 1] = right.shape().back();
-  spec.dtype = DType::f32;
-  const Layout* const result = intern(spec);
+bool product_reads_short(const Op& op, const Attrs& attrs, std::span<const Layout* const> factors,
+                         const Layout& result) {
+  if (factors[0]->dtype() != factors[1]->dtype() || is_short(result.dtype())) return false;
   Region r;
   r.kind = RegionKind::gemm;
   r.op = &op;
-  r.operands = {{&left}, {&right}, {result, true}};
-  r.members = {matrix_nest(spec.shape, {result->strides, result->strides, result->strides})};
+  r.attrs = attrs;
+  r.operands = {{factors[0]}, {factors[1]}, {&result, true}};
+  r.members = {matrix_nest(result.shape(), {result.strides, result.strides, result.strides})};
   std::string why;
   try {
     return LtProduct::make(r, &why) != nullptr;

@@ -1,7 +1,6 @@
 #include "reprise/core/ops/define.h"
 
 #include <algorithm>
-#include <optional>
 
 #include "reprise/core/infer.h"
 
@@ -85,6 +84,20 @@ DType common_dtype(const Op& op, std::initializer_list<const Operand*> operands,
   return promote == Promote::floating && !is_floating(dtype) ? DType::f32 : dtype;
 }
 
+}  // namespace
+
+std::optional<Dims> order_of(const Tensor& x) {
+  return x.rank() > 2 && !x.is_contiguous() ? memory_order(x.layout()) : std::nullopt;
+}
+
+Dims undone(const Dims& order) {
+  Dims back = order;
+  for (int i = 0; i < order.rank(); ++i) back[static_cast<int>(order[i])] = i;
+  return back;
+}
+
+namespace {
+
 // A pointwise call with its promoted and broadcast operands.
 struct Prepared {
   const Tensor* inputs[3];
@@ -116,12 +129,10 @@ struct Prepared {
     call.inputs = {inputs, static_cast<size_t>(n)};
   }
 
-  // The order of axes in which the first operand lies that is dense but not row-major. Matrices are left as they are:
-  // products read either order.
+  // That of the first operand that has one.
   std::optional<Dims> order() const {
     for (const Tensor* t : call.inputs)
-      if (t->rank() > 2 && !t->is_contiguous())
-        if (auto order = memory_order(t->layout())) return order;
+      if (auto order = order_of(*t)) return order;
     return {};
   }
 
@@ -135,9 +146,7 @@ struct Prepared {
   // The result, computed and stored in that order.
   Tensor apply_in(const Dims& order) {
     permute(order);
-    Dims back = order;
-    for (int i = 0; i < order.rank(); ++i) back[static_cast<int>(order[i])] = i;
-    return apply(call).permute(back);
+    return apply(call).permute(undone(order));
   }
 
   void expand_all(const Op& op, int n) {

@@ -1,6 +1,7 @@
 #pragma once
 // How the family files write entries and their public functions.
 #include <initializer_list>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -61,6 +62,12 @@ Tensor elementwise(const Op& op, std::initializer_list<const Operand*> operands,
 /// As elementwise, but replaces the elements of `target`.
 void elementwise_into(const Tensor& target, const Op& op, std::initializer_list<const Operand*> operands,
                       Promote promote);
+
+/// The order of axes in which a tensor lies that is dense but not row-major: pointwise functions compute and store in
+/// it. Matrices are left as they are, since products read either order.
+std::optional<Dims> order_of(const Tensor& x);
+/// The order that brings back what `order` has permuted.
+Dims undone(const Dims& order);
 
 inline Tensor unary(const Op& op, const In& x, Promote promote) {
   const Operand a(x);

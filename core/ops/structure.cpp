@@ -138,7 +138,11 @@ RP_INSTANTIATE(double)
 Tensor cast(In x, DType dtype) {
   At at(x.loc);
   if (x->dtype() == dtype) return x;
-  return call(cast_op, {&x.tensor}, CastAttrs{static_cast<int32_t>(dtype)});
+  const CastAttrs attrs{static_cast<int32_t>(dtype)};
+  const std::optional<Dims> order = order_of(x.tensor);
+  if (!order) return call(cast_op, {&x.tensor}, attrs);
+  const Tensor as_it_lies = x->permute(*order);
+  return call(cast_op, {&as_it_lies}, attrs).permute(undone(*order));
 }
 
 Tensor Tensor::to(DType dtype, Loc loc) const { return cast(In(*this, loc), dtype); }
