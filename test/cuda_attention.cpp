@@ -189,13 +189,13 @@ TEST_CASE("where cuDNN does not compute attention the reason is told", "[cuda]")
     return Tensors{scaled_dot_product_attention(in[0], in[0], in[0], in[1] > 0)};
   };
   CHECK_THAT(check(masked, {x.to(DType::f16), tril(ones({10, 10}))}, 0, 4e-3),
-             Contains("scaled_dot_product_attention cuda_conv_cudnn.cpp:") && Contains("not cuDNN's: there is a mask"));
+             Contains("scaled_dot_product_attention cuda_attention.cpp:") && Contains("not cuDNN's: there is a mask"));
   CHECK_THAT(run(Training{}, training_inputs(DType::f16, {3}, 13, 11, 8, 8), Level::exact, gpu).report,
              !Contains("cudnn engine"));
   fake_cudnn().refuses_everything = true;
   CHECK_THAT(check(Training{}, training_inputs(DType::f16, {3}, 13, 11, 8, 8), 0, 4e-3),
-             Contains("scaled_dot_product_attention cuda_conv_cudnn.cpp:") &&
-                 Contains("attention_gradient cuda_conv_cudnn.cpp:") && Contains("not cuDNN's: cudnn"));
+             Contains("scaled_dot_product_attention cuda_attention.cpp:") &&
+                 Contains("attention_gradient cuda_attention.cpp:") && Contains("not cuDNN's: cudnn"));
   fake_cudnn().refuses_everything = false;
   CHECK_THAT(check(Training{}, training_inputs(DType::f32, {3}, 13, 11, 8, 8), 0), !Contains("cudnn engine"));
 }
