@@ -2,6 +2,7 @@
 // Functions that are captured where the last bits may change, on a device with a fake cuDNN, held against the CPU.
 #include <string>
 
+#include "reprise/reprise.h"
 #include "reprise/test/catch.h"
 #include "reprise/test/cuda/cudnn_fake.h"
 #include "reprise/test/cuda_engine.h"

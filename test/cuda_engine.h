@@ -2,7 +2,7 @@
 // The engine on one device for the whole process.
 #include <vector>
 
-#include "reprise/reprise.h"
+#include "reprise/graph/capture.h"
 #include "reprise/test/cuda/device.h"
 #include "reprise/test/op_cases.h"
 

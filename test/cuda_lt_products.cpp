@@ -1,5 +1,6 @@
 // Products of captured functions by cuBLASLt where the last bits may change, and by our own kernels where not.
 #include "reprise/core/switches.h"
+#include "reprise/reprise.h"
 #include "reprise/test/catch.h"
 #include "reprise/test/cuda/cublas_lt_fake.h"
 #include "reprise/test/cuda_engine.h"
