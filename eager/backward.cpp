@@ -1,9 +1,9 @@
 // The walk over the tape.
 #include <algorithm>
 #include <bit>
-#include <queue>
-#include <unordered_map>
-#include <unordered_set>
+#include <memory>
+#include <span>
+#include <utility>
 
 #include "reprise/core/engine.h"
 #include "reprise/core/fail.h"
@@ -11,7 +11,7 @@
 #include "reprise/core/ops/entries.h"
 #include "reprise/core/trace_events.h"
 #include "reprise/eager/grad.h"
-#include "reprise/eager/tape.h"
+#include "reprise/eager/reach.h"
 
 namespace rp {
 namespace {
@@ -24,8 +24,8 @@ Tensors& reached_leaves() {
 // A noted call as its gradient rule sees it.
 class NotedCall : public GradCall {
  public:
-  NotedCall(const TapeRef& node, const Tensors& dy, std::vector<bool> wanted)
-      : node_(node), dy_(dy), wanted_(std::move(wanted)) {}
+  NotedCall(const TapeRef& node, const Tensors& dy, std::span<const char> wanted)
+      : node_(node), dy_(dy), wanted_(wanted) {}
 
   const Tensor& dy(int result) const override {
     static const Tensor none;
@@ -89,7 +89,7 @@ class NotedCall : public GradCall {
 
   const TapeRef& node_;
   const Tensors& dy_;
-  std::vector<bool> wanted_;
+  std::span<const char> wanted_;      // by input
   mutable std::vector<Tensor> held_;  // what operands refer to
 };
 
@@ -108,38 +108,20 @@ Tensors write_gradient(const TapeNode& node, const Tensor& dy, bool before, bool
   return result;
 }
 
-// The contributions to one gradient, added in the order in which they come. Those of disjoint slices along one axis are
-// not padded and added one by one: they are laid side by side.
-class Sum {
+// Gradients of disjoint slices along one axis of a whole.
+class Slices {
  public:
-  bool defined() const { return whole_.defined() || !parts_.empty(); }
+  Slices(const Spec& spec, int axis) : spec_(spec), axis_(axis) {}
 
-  void add(const Tensor& dy) { whole_ = whole_.defined() ? whole_ + dy : dy; }
-
-  void add_slice(const Spec& spec, int axis, int64_t start, const Tensor& dy) {
-    const int64_t end = start + dy.shape()[axis];
-    const bool apart =
-        parts_.empty() || (axis == axis_ && std::none_of(parts_.begin(), parts_.end(), [&](const Part& p) {
-                             return start < p.start + p.dy.shape()[axis] && p.start < end;
-                           }));
-    if (!apart) join();
-    spec_ = spec;
-    axis_ = axis;
-    parts_.push_back({start, dy});
+  bool takes(int axis, int64_t start, int64_t end) const {
+    return axis == axis_ && std::none_of(parts_.begin(), parts_.end(), [&](const Part& p) {
+             return start < p.start + p.dy.shape()[axis] && p.start < end;
+           });
   }
+  void add(int64_t start, const Tensor& dy) { parts_.push_back({start, dy}); }
 
-  Tensor take() {
-    if (!parts_.empty()) join();
-    return std::move(whole_);
-  }
-
- private:
-  struct Part {
-    int64_t start;
-    Tensor dy;
-  };
-
-  void join() {
+  // Zero where no slice lies.
+  Tensor whole() {
     std::sort(parts_.begin(), parts_.end(), [](const Part& a, const Part& b) { return a.start < b.start; });
     Tensors pieces;
     int64_t at = 0;
@@ -156,56 +138,88 @@ class Sum {
       pieces.push_back(p.dy);
     }
     fill(spec_.shape[axis_]);
-    parts_.clear();
-    add(pieces.size() == 1 ? pieces[0] : concat(pieces, axis_));
+    return pieces.size() == 1 ? pieces[0] : concat(pieces, axis_);
+  }
+
+ private:
+  struct Part {
+    int64_t start;
+    Tensor dy;
+  };
+
+  std::vector<Part> parts_;
+  Spec spec_;
+  int axis_;
+};
+
+// The contributions to one gradient, added in the order in which they come. Those of disjoint slices are not padded and
+// added one by one: they are laid side by side.
+class Sum {
+ public:
+  bool defined() const { return whole_.defined() || slices_; }
+
+  void add(const Tensor& dy) { whole_ = whole_.defined() ? whole_ + dy : dy; }
+
+  void add_slice(const Spec& spec, int axis, int64_t start, const Tensor& dy) {
+    if (slices_ && !slices_->takes(axis, start, start + dy.shape()[axis])) join();
+    if (!slices_) slices_ = std::make_unique<Slices>(spec, axis);
+    slices_->add(start, dy);
+  }
+
+  const Tensor& value() {
+    join();
+    return whole_;
+  }
+  Tensor take() {
+    join();
+    return std::move(whole_);
+  }
+
+ private:
+  void join() {
+    if (const std::unique_ptr<Slices> slices = std::move(slices_)) add(slices->whole());
   }
 
   Tensor whole_;
-  std::vector<Part> parts_;
-  Spec spec_;  // of the whole that the parts are slices of
-  int axis_ = 0;
+  std::unique_ptr<Slices> slices_;
 };
 
-struct TargetHash {
-  size_t operator()(const Target& t) const {
-    return std::hash<const void*>()(t.owner) + static_cast<size_t>(t.result) * 0x9E3779B9u;
-  }
-};
+std::vector<Edge> histories(const Tensors& tensors) {
+  std::vector<Edge> edges;
+  edges.reserve(tensors.size());
+  for (const Tensor& t : tensors) edges.push_back(history(t));
+  return edges;
+}
 
 class Walk {
  public:
   Walk(const Tensors& outputs, const Tensors* inputs, const GradOptions& options)
-      : options_(options), everything_(!inputs) {
-    if (inputs) mark(outputs, *inputs);
+      : options_(options),
+        reach_(histories(outputs)),
+        sums_(reach_.results()),
+        wanted_(reach_.size(), !inputs),
+        kept_(reach_.size()) {
+    if (inputs) mark(*inputs);
     for (size_t i = 0; i < outputs.size(); ++i)
-      seed(outputs[i], i < options.seeds.size() ? options.seeds[i] : Tensor());
+      seed(outputs[i], reach_.roots()[i], i < options.seeds.size() ? options.seeds[i] : Tensor());
   }
 
+  // From the last noted op to the first: all that contributes to an op's gradient comes before it.
   void run() {
-    while (!queue_.empty()) {
-      const TapeRef node = queue_.top();
-      queue_.pop();
-      std::vector<Sum> sums = std::move(sums_.extract(node.get()).mapped());
-      AtForward at(node->loc);
-      Tensors dy;
-      for (Sum& sum : sums) {
-        dy.push_back(sum.take());
-        const Target target{node.get(), static_cast<int32_t>(dy.size()) - 1};
-        if (kept_.count(target) && dy.back().defined()) results_[target].add(dy.back());
-      }
-      expand(node, dy);
+    const std::vector<int32_t>& nodes = reach_.nodes();
+    for (auto stop = nodes.rbegin(); stop != nodes.rend(); ++stop) {
+      const std::span<Sum> sums = sums_of(*stop);
+      if (std::any_of(sums.begin(), sums.end(), [](const Sum& sum) { return sum.defined(); })) visit(*stop, sums);
     }
   }
 
   Tensor result(const Target& target) {
-    const auto it = results_.find(target);
-    if (it == results_.end()) return {};
-    const Tensor sum = it->second.take();
-    it->second.add(sum);
-    return sum;
+    const int32_t stop = reach_.find(target.owner);
+    if (stop == Reach::nowhere || target.result >= reach_[stop].results) return {};
+    return sums_of(stop)[static_cast<size_t>(target.result)].value();
   }
   // Leaves in the order in which their first contribution came.
-  const std::vector<Tensor>& leaves() const { return leaves_; }
+  const Tensors& leaves() const { return leaves_; }
   Tensor leaf_sum(const Tensor& leaf) { return result({leaf.impl()}); }
   bool is_seed(const Tensor& t) const {
     return std::any_of(options_.seeds.begin(), options_.seeds.end(),
@@ -213,96 +227,81 @@ class Walk {
   }
 
  private:
-  struct Later {
-    bool operator()(const TapeRef& a, const TapeRef& b) const { return a->sequence < b->sequence; }
-  };
+  std::span<Sum> sums_of(int32_t stop) {
+    const Reach::Stop& s = reach_[stop];
+    return {&sums_[s.result], static_cast<size_t>(s.results)};
+  }
+  char& at(std::vector<char>& flags, int32_t stop) { return flags[static_cast<size_t>(stop)]; }
+  bool wanted(int32_t stop) { return stop != Reach::nowhere && at(wanted_, stop); }
 
   // Finds the nodes from which an input can be reached.
-  void mark(const Tensors& outputs, const Tensors& inputs) {
+  void mark(const Tensors& inputs) {
     for (const Tensor& t : inputs)
-      if (const Target target = history(t).target()) {
-        kept_.insert(target);
-        needed_.insert(target.owner);
-      }
-    std::vector<std::pair<TapeNode*, size_t>> stack;
-    std::unordered_set<const TapeNode*> seen;
-    const auto visit = [&](const Edge& e) {
-      if (e.node && seen.insert(e.node.get()).second) stack.push_back({e.node.get(), 0});
-    };
-    for (const Tensor& t : outputs) {  // one after the other: an output may depend on another
-      visit(history(t));
-      while (!stack.empty()) {
-        auto& [node, next] = stack.back();
-        if (next < node->edges.size()) {
-          visit(node->edges[next++]);
-          continue;
-        }
-        TapeNode* done = node;
-        stack.pop_back();
-        for (const Edge& e : done->edges)
-          if (needed_.count(e.target().owner)) needed_.insert(done);
-      }
+      if (const Target target = history(t).target())
+        if (const int32_t stop = reach_.find(target.owner); stop != Reach::nowhere)
+          at(wanted_, stop) = at(kept_, stop) = true;
+    for (const int32_t stop : reach_.nodes()) {
+      const Reach::Stop& s = reach_[stop];
+      for (size_t i = 0; i < s.node()->edges.size(); ++i)
+        if (wanted(reach_.behind(s, i))) at(wanted_, stop) = true;
     }
   }
 
-  bool wanted(const Edge& e) const {
-    const Target target = e.target();
-    return target && (everything_ || needed_.count(target.owner));
-  }
-
-  void seed(const Tensor& output, Tensor dy) {
+  void seed(const Tensor& output, const Edge& way, Tensor dy) {
     if (!dy.defined()) {
       if (output.numel() != 1) fail("backward: expected one element or a seed, got {}", to_string(output.spec()));
       dy = ones_like(output);
     } else if (dy.spec() != output.spec()) {
       fail("backward: expected a seed {}, got {}", to_string(output.spec()), to_string(dy.spec()));
     }
-    const Edge e = history(output);
-    if (!e.target())
-      fail("backward: {} does not depend on anything that requires a gradient", to_string(output.spec()));
-    if (wanted(e)) contribute(e, dy);
+    const Target target = way.target();
+    if (!target) fail("backward: {} does not depend on anything that requires a gradient", to_string(output.spec()));
+    if (const int32_t stop = reach_.find(target.owner); wanted(stop)) sum_of(stop, target.result).add(dy);
   }
 
-  // The contributions to what an edge leads to.
-  Sum& sum_of(const Edge& e) {
-    if (e.leaf.defined()) {
-      Sum& sum = results_[e.target()];
-      if (!sum.defined()) leaves_.push_back(e.leaf);
-      return sum;
-    }
-    std::vector<Sum>& sums = sums_[e.node.get()];
-    if (sums.empty()) queue_.push(e.node);
-    if (sums.size() <= static_cast<size_t>(e.result)) sums.resize(static_cast<size_t>(e.result) + 1);
-    return sums[static_cast<size_t>(e.result)];
+  // The contributions to a result of what an edge leads to.
+  Sum& sum_of(int32_t stop, int32_t result) {
+    Sum& sum = sums_of(stop)[static_cast<size_t>(result)];
+    if (const Tensor& leaf = reach_[stop].way->leaf; leaf.defined() && !sum.defined()) leaves_.push_back(leaf);
+    return sum;
   }
 
-  void contribute(const Edge& e, const Tensor& dy) { sum_of(e).add(dy); }
+  void visit(int32_t stop, std::span<Sum> sums) {
+    const TapeRef& node = reach_[stop].way->node;
+    AtForward at_forward(node->loc);
+    dy_.clear();
+    for (Sum& sum : sums) dy_.push_back(at(kept_, stop) ? sum.value() : sum.take());
+    expand(reach_[stop], node);
+  }
 
-  void expand(const TapeRef& node, const Tensors& dy) {
-    std::vector<bool> want;
-    for (const Edge& e : node->edges) want.push_back(wanted(e));
-    if (std::find(want.begin(), want.end(), true) == want.end()) return;
+  void expand(const Reach::Stop& stop, const TapeRef& node) {
+    const EdgeList& edges = node->edges;
+    want_.clear();
+    for (size_t i = 0; i < edges.size(); ++i) want_.push_back(wanted(reach_.behind(stop, i)));
+    if (std::find(want_.begin(), want_.end(), true) == want_.end()) return;
     if (node->op->section)
       if (const Section s = node->op->section(node->attrs, node->scalars); s.step == 1)
-        return sum_of(node->edges[0]).add_slice(node->edges[0].layout->spec, static_cast<int>(s.axis), s.start, dy[0]);
-    const Tensors dx = gradients(node, dy, want);
+        return sum_of(reach_.behind(stop, 0), edges[0].result)
+            .add_slice(edges[0].layout->spec, static_cast<int>(s.axis), s.start, dy_[0]);
+    const Tensors dx = gradients(node);
     size_t operand = 0;
-    for (size_t i = 0; i < node->edges.size(); ++i, ++operand) {
+    for (size_t i = 0; i < edges.size(); ++i, ++operand) {
       if (node->op->kind == Kind::pointwise)
         while (node->scalar_mask >> operand & 1) ++operand;  // rules of pointwise ops answer per operand
-      if (want[i] && operand < dx.size() && dx[operand].defined()) contribute(node->edges[i], dx[operand]);
+      if (want_[i] && operand < dx.size() && dx[operand].defined())
+        sum_of(reach_.behind(stop, i), edges[i].result).add(dx[operand]);
     }
     if (!options_.retain_graph && !options_.create_graph) give_up(*node.get());
   }
 
-  Tensors gradients(const TapeRef& node, const Tensors& dy, const std::vector<bool>& want) {
+  Tensors gradients(const TapeRef& node) {
     const DeviceScope on(node->layout->spec.device);  // of the constants that rules make
-    if (node->op == &write_op) return write_gradient(*node.get(), dy[0], want[0], want[1]);
-    NotedCall call(node, dy, want);
+    if (node->op == &write_op) return write_gradient(*node.get(), dy_[0], want_[0], want_[1]);
+    NotedCall call(node, dy_, want_);
     if (!node->extra || !node->extra->custom) return node->op->gradient.rule(call);
     Tensors inputs;
     for (int i = 0; i < call.inputs(); ++i) inputs.push_back(call.input(i));
-    Tensors dx = node->extra->custom(inputs, call.output(0), dy[0]);
+    Tensors dx = node->extra->custom(inputs, call.output(0), dy_[0]);
     if (dx.size() != inputs.size()) fail("custom gradient: expected {} gradients, got {}", inputs.size(), dx.size());
     for (size_t i = 0; i < dx.size(); ++i)
       if (dx[i].defined() && dx[i].spec() != inputs[i].spec())
@@ -322,13 +321,12 @@ class Walk {
   }
 
   const GradOptions& options_;
-  bool everything_;
-  std::priority_queue<TapeRef, std::vector<TapeRef>, Later> queue_;
-  std::unordered_map<const TapeNode*, std::vector<Sum>> sums_;  // by result
-  std::unordered_map<Target, Sum, TargetHash> results_;
-  std::unordered_set<Target, TargetHash> kept_;
-  std::unordered_set<const void*> needed_;
-  std::vector<Tensor> leaves_;
+  const Reach reach_;
+  std::vector<Sum> sums_;            // by result
+  std::vector<char> wanted_, kept_;  // by stop
+  Tensors leaves_;
+  Tensors dy_;              // of the node at hand, by result,
+  std::vector<char> want_;  // and which of its inputs want a gradient
 };
 
 // Gradients are noted themselves only for higher orders.
@@ -388,18 +386,15 @@ Tensors grad(const Tensors& outputs, const Tensors& inputs, GradOptions options,
 }
 
 void for_each_leaf(const Tensor& output, const std::function<void(const Tensor&)>& visit) {
-  std::vector<const TapeNode*> nodes;
-  std::unordered_set<const void*> seen;
-  const Edge first = history(output);
-  if (first.leaf.defined()) visit(first.leaf);
-  if (first.node) nodes.push_back(first.node.get());
-  for (size_t i = 0; i < nodes.size(); ++i)
-    for (const Edge& e : nodes[i]->edges)
-      if (e.node && seen.insert(e.node.get()).second) nodes.push_back(e.node.get());
-  std::sort(nodes.begin(), nodes.end(), [](auto* a, auto* b) { return a->sequence < b->sequence; });
-  for (const TapeNode* node : nodes)
-    for (const Edge& e : node->edges)
-      if (e.leaf.defined() && seen.insert(e.leaf.impl()).second) visit(e.leaf);
+  const Reach reach({history(output)});
+  std::vector<char> seen(reach.size());
+  const auto see = [&](int32_t stop) {
+    if (stop == Reach::nowhere || std::exchange(seen[static_cast<size_t>(stop)], true)) return;
+    if (const Tensor& leaf = reach[stop].way->leaf; leaf.defined()) visit(leaf);
+  };
+  if (const Edge& root = reach.roots()[0]; root.leaf.defined()) visit(root.leaf);
+  for (const int32_t node : reach.nodes())
+    for (size_t i = 0; i < reach[node].node()->edges.size(); ++i) see(reach.behind(reach[node], i));
 }
 
 ImplicitGradients implicit_gradients(const std::function<Tensor()>& f, Loc loc) {

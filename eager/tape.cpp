@@ -34,11 +34,16 @@ void destroy(TapeNode* node) noexcept {
 
 TapeRef make_node(const Op& op, const Layout* layout) {
   auto* node = new (allocate_block(sizeof(TapeNode))) TapeNode;
-  node->sequence = sequence.fetch_add(1, std::memory_order_relaxed) + 1;
   node->op = &op;
   node->layout = layout;
   node->loc = At::where();
   return TapeRef(node);
+}
+
+// A node gets its number when it has its edges: those may have made nodes themselves, which come before it.
+TapeRef numbered(TapeRef node) {
+  node->sequence = sequence.fetch_add(1, std::memory_order_relaxed) + 1;
+  return node;
 }
 
 GradState& state_of(const Tensor& t) {
@@ -66,7 +71,7 @@ TapeRef region_of(const TapeRef& written, const Tensor& t) {
   node->attrs = SpecAttrs{whole ? impl.layout->packed : impl.layout};
   node->scalars.add(impl.offset);
   join(node->edges.add(), written, written->layout);
-  return node;
+  return numbered(std::move(node));
 }
 
 // The tensor whose history covers the storage: the one that owns it, if it is still there.
@@ -181,7 +186,7 @@ void note(const Call& call, const Tensor& out) {
   }
   if (needs & static_cast<int>(Needs::output)) node->output = saved(out);
   GradState& state = state_of(out);
-  state.node = std::move(node);
+  state.node = numbered(std::move(node));
   if (op.kind == Kind::view) {
     const Tensor& in = *call.inputs[0];
     state.base = in.impl()->grad && in.impl()->grad->base.defined() ? in.impl()->grad->base : in;
@@ -225,7 +230,7 @@ void note_write(const Tensor& target, const Tensor& value) {
   }
   trace_back(value, node->edges.add());
   if (!storage.history) storage.history = new WriteHistory;
-  storage.history->node = std::move(node);
+  storage.history->node = numbered(std::move(node));
   storage.history->generation = generations.fetch_add(1, std::memory_order_relaxed) + 1;
 }
 
@@ -278,6 +283,7 @@ void Tensor::backward(Loc loc) const { backward(Tensor(), false, loc); }
 
 void Tensor::backward(const Tensor& seed, bool retain_graph, Loc loc) const {
   At at(loc);
+  layout();  // throws for an empty handle
   rp::backward(*this, seed, retain_graph);
 }
 
@@ -304,7 +310,7 @@ Tensor CustomGradient::operator()(const Tensors& inputs, Loc loc) const {
   node->output = saved(y);
   node->more().custom = backward;
   GradState& state = state_of(y);
-  state.node = std::move(node);
+  state.node = numbered(std::move(node));
   if (const WriteHistory* written = y.impl()->storage->history) state.generation = written->generation;
   return y;
 }
