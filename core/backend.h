@@ -37,7 +37,7 @@ class Executable;  // graph/executable.h
 /// One run of a region.
 struct RegionCall {
   std::byte* const* pointers;  // the first element of each operand of the region, in order
-  const uint64_t* scalars;     // its run-time scalars
+  const uint64_t* scalars;     // its run-time scalars; only kernels with `bodies` look at them on the host of a device
   Storage* const* storages;    // per operand: the storage of an input, null for what the plan itself holds
   std::byte* scratch;          // the kernel's `scratch_bytes`
 };
@@ -67,8 +67,9 @@ class Replay {
  public:
   virtual ~Replay() = default;
   /// Does what `steps` does. Runs with equal `pointers` (scratch memory's among them) and `scalars` do the same, unless
-  /// they read on the host.
-  virtual void run(std::span<std::byte* const> pointers, std::span<const uint64_t> scalars,
+  /// they read on the host. The first `seen` scalars are looked at on the host; of the others, kernels on the device
+  /// alone know the values.
+  virtual void run(std::span<std::byte* const> pointers, std::span<const uint64_t> scalars, size_t seen,
                    const std::function<void()>& steps) = 0;
   /// How the last run went ("CUDA graph of 12 nodes"), or why not at once; for reports.
   virtual std::string form() const = 0;

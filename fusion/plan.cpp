@@ -291,13 +291,22 @@ void Plan::bind() {
   for (int32_t w : graph_.writes) written_.push_back(input_index(graph_, base_of(graph_, w)));
   for (Step& step : steps_) {
     step.first_operand = static_cast<int>(operands_.size());
-    step.first_scalar = static_cast<int>(scalars_.size());
     for (int m : step.members)
       for (const Place& place : lowered_[static_cast<size_t>(m)].operands) operands_.push_back(operand_of(place));
-    for (size_t m = 0; m < (step.groups ? step.members.size() : 1); ++m) {
-      const Lowered& l = lowered_[static_cast<size_t>(step.members[m])];
-      scalars_.insert(scalars_.end(), l.scalars.begin(), l.scalars.end());
-    }
+  }
+  const auto runs_bodies = [](const Step& step) { return !step.kernel->bodies().empty(); };
+  for (Step& step : steps_)
+    if (runs_bodies(step)) bind_scalars(step);
+  seen_scalars_ = scalars_.size();
+  for (Step& step : steps_)
+    if (!runs_bodies(step)) bind_scalars(step);
+}
+
+void Plan::bind_scalars(Step& step) {
+  step.first_scalar = static_cast<int>(scalars_.size());
+  for (size_t m = 0; m < (step.groups ? step.members.size() : 1); ++m) {
+    const Lowered& l = lowered_[static_cast<size_t>(step.members[m])];
+    scalars_.insert(scalars_.end(), l.scalars.begin(), l.scalars.end());
   }
 }
 
@@ -362,7 +371,7 @@ void Plan::run(const Frame& frame, std::byte* arena, Bindings& bindings) const {
   if (frame.times || (!frame.quiet && traced())) [[unlikely]]
     run_watched(bindings, arena, frame);
   else if (replay_)
-    replay_->run(bindings.pointers, bindings.scalars, [&] { run_steps(arena, bindings); });
+    replay_->run(bindings.pointers, bindings.scalars, seen_scalars_, [&] { run_steps(arena, bindings); });
   else
     run_steps(arena, bindings);
   for (const Twin& t : twins_)

@@ -95,6 +95,7 @@ class Plan final : public Executable {
   int64_t groups_of(const Lowered& product, const Lowered& map) const;
   void lay_out();
   void bind();
+  void bind_scalars(Step& step);
   Operand operand_of(const Place& place);
 
   Graph graph_;
@@ -106,7 +107,8 @@ class Plan final : public Executable {
   std::vector<Lowered> lowered_;
   std::vector<Step> steps_;
   std::vector<Operand> operands_;
-  std::vector<ScalarSource> scalars_;
+  std::vector<ScalarSource> scalars_;  // those of steps that run bodies first
+  size_t seen_scalars_ = 0;            // how many these are
   std::vector<Moving> moving_;
   std::vector<Twin> twins_;
   std::vector<int32_t> written_;  // one input for each storage that is written

@@ -337,7 +337,7 @@ TEST_CASE("a plan is replayed as a part of a graph, which is told where its oper
     operands[0] = numbers(static_cast<int64_t>(operands[0].size()));
     x.write(operands[0]);
     std::vector<std::byte*> pointers{x.bytes(), w.bytes(), result.bytes()};
-    replay->run(pointers, {}, [&] {
+    replay->run(pointers, {}, 0, [&] {
       fill(result.bytes(), std::byte{7}, operands[2].size() * sizeof(float));
       plan.run(pointers, workspace.bytes());
       fill(workspace.bytes(), std::byte{7}, plan.workspace_bytes());
@@ -368,7 +368,7 @@ TEST_CASE("a library that cannot be captured is launched piece by piece", "[cuda
   for (int i = 0; i < 3; ++i) {
     y.write(operands[2]);
     if (i == 1) fake_cudnn().fail_at = fake_cudnn().calls;
-    replay->run(pointers, {}, [&] {
+    replay->run(pointers, {}, 0, [&] {
       for (int k = 0; k < 3; ++k) plan.run(pointers, workspace.bytes());
     });
     CHECK(distance(y.read(), on_cpu(s, operands[0], operands[1])) < 3e-5);

@@ -1,29 +1,16 @@
 // The texts of products and kernels for devices of several architectures: CUDA's compiler takes them, and all values
 // but a word stay in registers.
-#include <regex>
 #include <set>
 
-#include "reprise/backends/cuda/api.h"
-#include "reprise/backends/cuda/compile.h"
-#include "reprise/core/error.h"
 #include "reprise/core/ops.h"
 #include "reprise/test/cuda_products.h"
+#include "reprise/test/cuda_ptxas.h"
 
 using namespace rp;
 using namespace rp::test;
 using namespace rp::cuda;
 
 namespace {
-
-bool compiler_is_there() {
-  try {
-    nvrtc();
-    return true;
-  } catch (const Error& e) {
-    WARN("skipped: " << e.what());
-    return false;
-  }
-}
 
 using Texts = std::set<std::string>;
 
@@ -33,15 +20,11 @@ void add_texts(Texts& texts, const Region& region) {
 }
 
 void compile_for_devices(const Texts& texts) {
-  const std::regex spilled("(\\d+) bytes spill stores"), used("Used (\\d+) registers");
   for (const std::string& text : texts)
     for (int architecture : {80, 90, 100}) {
-      const Image image = compile_image(whole_source(text), "text", architecture, {"--ptxas-options=-v"});
-      std::smatch bytes, registers;
-      REQUIRE(std::regex_search(image.log, bytes, spilled));
-      REQUIRE(std::regex_search(image.log, registers, used));
-      INFO("for " << architecture << ": " << registers[1] << " registers\n" << text);
-      CHECK(std::stoi(bytes[1]) <= 4);  // a word may stand aside where a division of 64 bits is called
+      const std::string log = ptxas_log(text, architecture);
+      INFO("for " << architecture << ": " << log << '\n' << text);
+      CHECK(bytes_spilled(log) <= 4);  // a word may stand aside where a division of 64 bits is called
     }
 }
 

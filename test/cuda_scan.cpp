@@ -1,8 +1,5 @@
 // Scans as one kernel on the device: the bits of eager steps on the CPU, forwards and backwards, however the work is
 // spread.
-#include "reprise/backends/cuda/api.h"
-#include "reprise/backends/cuda/compile.h"
-#include "reprise/backends/cuda/module.h"
 #include "reprise/backends/cuda/region_kernels.h"
 #include "reprise/core/random.h"
 #include "reprise/graph/capture.h"
@@ -10,6 +7,7 @@
 #include "reprise/nn/recurrent.h"
 #include "reprise/test/catch.h"
 #include "reprise/test/cells.h"
+#include "reprise/test/cuda_ptxas.h"
 #include "reprise/test/cuda_scans.h"
 #include "reprise/test/cuda_twin.h"
 
@@ -293,17 +291,11 @@ TEST_CASE("the real compiler keeps a scan's values in registers", "[cuda][slow]"
     texts.insert(texts.end(), scans.texts.begin(), scans.texts.end());
   }
   CHECK(texts.size() == 18);
-  try {
-    cuda::nvrtc();
-  } catch (const Error& e) {
-    WARN("skipped: " << e.what());
-    return;
-  }
+  if (!compiler_is_there()) return;
   for (const std::string& text : texts) {
-    const cuda::Image image =
-        cuda::compile_image(cuda::whole_source(text), cuda::kernel_name(text), 90, {"--ptxas-options=-v"});
-    INFO(text.substr(0, text.find('\n')) << "\n" << image.log);
-    CHECK(image.log.find("0 bytes spill stores, 0 bytes spill loads") != std::string::npos);
+    const std::string log = ptxas_log(text, 90);
+    INFO(text.substr(0, text.find('\n')) << "\n" << log);
+    CHECK(bytes_spilled(log) == 0);
   }
 }
 

@@ -2,13 +2,11 @@
 #include <algorithm>
 #include <cmath>
 
-#include "reprise/backends/cuda/api.h"
-#include "reprise/backends/cuda/compile.h"
-#include "reprise/backends/cuda/module.h"
 #include "reprise/core/random.h"
 #include "reprise/graph/capture.h"
 #include "reprise/nn/recurrent.h"
 #include "reprise/test/catch.h"
+#include "reprise/test/cuda_ptxas.h"
 #include "reprise/test/cuda_scans.h"
 
 using namespace rp;
@@ -168,18 +166,10 @@ TEST_CASE("the real compiler keeps what tensor cores need in registers", "[cuda]
         if (text.find("TiledFactor") != std::string::npos && std::ranges::find(texts, text) == texts.end())
           texts.push_back(text);
     }
-  try {
-    cuda::nvrtc();
-  } catch (const Error& e) {
-    WARN("skipped: " << e.what());
-    return;
-  }
+  if (!compiler_is_there()) return;
   for (const std::string& text : texts) {
-    const cuda::Image image =
-        cuda::compile_image(cuda::whole_source(text), cuda::kernel_name(text), architecture, {"--ptxas-options=-v"});
-    INFO(text.substr(0, text.find('\n')) << "\n" << image.log);
-    const size_t spilled = image.log.find(" bytes spill stores");
-    REQUIRE(spilled != std::string::npos);
-    CHECK(std::stoi(image.log.substr(image.log.find_last_of(' ', spilled - 1) + 1)) <= most_spilled);
+    const std::string log = ptxas_log(text, architecture);
+    INFO(text.substr(0, text.find('\n')) << "\n" << log);
+    CHECK(bytes_spilled(log) <= most_spilled);
   }
 }

@@ -1,8 +1,6 @@
 // What kernels read like, and that the device's own compiler takes them and keeps all in registers.
 #include <fmt/format.h>
 
-#include "reprise/backends/cuda/api.h"
-#include "reprise/backends/cuda/compile.h"
 #include "reprise/backends/cuda/element_text.h"
 #include "reprise/backends/cuda/kernel_text.h"
 #include "reprise/backends/cuda/module.h"
@@ -12,6 +10,7 @@
 #include "reprise/graph/capture.h"
 #include "reprise/test/catch.h"
 #include "reprise/test/cuda/device.h"
+#include "reprise/test/cuda_ptxas.h"
 #include "reprise/test/cuda_twin.h"
 
 using namespace rp;
@@ -50,7 +49,7 @@ struct Args {
   const f32* x1;
   f32* y2;
   u64 count;
-  u64 scalars[1];
+  Scalars<1> scalars;
 };
 
 __device__ __forceinline__ void element(const u64* scalars, f32 x0, f32 x1, f32& y2) {
@@ -61,6 +60,8 @@ __device__ __forceinline__ void element(const u64* scalars, f32 x0, f32 x1, f32&
 }
 
 extern "C" __global__ void __launch_bounds__(256) kernel_entry(const __grid_constant__ Args args) {
+  u64 scalars[1];
+  args.scalars.get(scalars);
   for (u64 first = (u64)blockIdx.x * 2048 + threadIdx.x * 4; first < args.count; first += (u64)gridDim.x * 2048) {
     if (first + 1028 <= args.count) {
       Vector<f32, 4> x0[2];
@@ -75,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(256) kernel_entry(const __grid_cons
       for (u32 u = 0; u < 2; ++u) {
 #pragma unroll
         for (u32 e = 0; e < 4; ++e)
-          element(args.scalars, x0[u][e], x1[u][e], y2[u][e]);
+          element(scalars, x0[u][e], x1[u][e], y2[u][e]);
       }
 #pragma unroll
       for (u32 u = 0; u < 2; ++u) {
@@ -87,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(256) kernel_entry(const __grid_cons
         const u64 i = first + k / 4 * 1024 + k % 4;
         if (i >= args.count) break;
         f32 y2;
-        element(args.scalars, args.x0[i], args.x1[i], y2);
+        element(scalars, args.x0[i], args.x1[i], y2);
         args.y2[i] = y2;
       }
     }
@@ -235,23 +236,6 @@ void run_samples() {
   });
 }
 
-bool compiler_is_there() {
-  try {
-    cuda::nvrtc();
-    return true;
-  } catch (const Error& e) {
-    WARN("skipped: " << e.what());
-    return false;
-  }
-}
-
-// The number that stands before `what` in the compiler's report.
-int reported(const std::string& log, const std::string& what) {
-  const size_t end = log.find(what);
-  if (end == std::string::npos) return 0;
-  return std::stoi(log.substr(log.rfind(' ', end - 2) + 1));
-}
-
 }  // namespace
 
 TEST_CASE("statements of a program", "[cuda]") {
@@ -327,14 +311,13 @@ TEST_CASE("kernels stay in the registers of every architecture", "[cuda][slow]")
   CHECK(texts.size() > 100);
   for (const std::string& text : texts)
     for (int architecture : {80, 90, 100}) {
-      const std::string log =
-          cuda::compile_image(cuda::whole_source(text), "text", architecture, {"--ptxas-options=-v"}).log;
+      const std::string log = ptxas_log(text, architecture);
       INFO("sm_" << architecture << "\n" << text << log);
       REQUIRE_THAT(log, Contains("Used "));
       CHECK(!Contains("warning").match(log));
       // Some of f64's functions are calls, which save registers and have tables.
       const bool calls = Contains("f64").match(text);
       CHECK(reported(log, "bytes stack frame") <= (calls ? 64 : 0));
-      CHECK(reported(log, "bytes spill stores") <= (calls ? 64 : 0));
+      CHECK(bytes_spilled(log) <= (calls ? 64 : 0));
     }
 }

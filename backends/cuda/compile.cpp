@@ -67,7 +67,7 @@ Image compile_image(const std::string& source, const std::string& name, int arch
 std::string compiler_key(int architecture) {
   int major = 0, minor = 0;
   nvrtc().nvrtcVersion(&major, &minor);
-  std::string key = fmt::format("nvrtc {}.{}", major, minor);
+  std::string key = fmt::format("nvrtc {}.{} of {} bytes", major, minor, nvrtc().file_bytes());
   for (const std::string& option : options_for(architecture)) key += " " + option;
   return key;
 }

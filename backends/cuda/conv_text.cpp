@@ -21,7 +21,7 @@ struct Axis {
 };
 struct Args {
   char* pointers[OPERANDS];
-  u64 scalars[SCALARS];
+  Scalars<SCALARS> scalars;
   const T* filter;  // [taps, taps, channels, columns]
   Moves moves[OPERANDS], index;
   Axis high, wide;

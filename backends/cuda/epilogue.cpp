@@ -121,11 +121,18 @@ std::string epilogue_text(const Region& region) {
     if (stage->program.operands[k].written)
       text.line("{} {};", c_type(stage->program.operands[k].dtype), slot_name(*stage, k));
   text.close(";");
+  // In shared memory they take no registers from the sums.
+  text.line("constexpr int SHARED_PLACE = SHARED_TILES + {};", shared_scalar_bytes(region));
+  text.open("__device__ __forceinline__ void keep_scalars(const Args& args)");
+  if (region.scalars) text.line("if (!threadIdx.x) args.scalars.get((u64*)(shared_memory() + SHARED_TILES));");
+  text.close();
   text.open("__device__ __forceinline__ Finished finish(const Args& args, const Spot& spot, T product)");
   text.line("Finished done;");
-  if (stage)
+  if (stage) {
+    if (region.scalars) text.line("const u64* const scalars = (const u64*)(shared_memory() + SHARED_TILES);");
     text.line("{}", stage_call(*stage, "stage", "spot.index",
                                [&](const std::string& name) { return operand_value(region, *stage, name); }));
+  }
   text.line("return done;");
   text.close();
   text.open("__device__ __forceinline__ void put(const Args& args, const Spot& spot, T product, const Finished& done)");

@@ -21,7 +21,12 @@ struct PlainStage {
 std::optional<PlainStage> plain_stage(const Region& region);
 
 /// The stage of a region behind its product as text: what is computed of a finished element and what it stores. Before
-/// it stand `T`, `Args` (with `pointers`, `scalars` and `stores_product`), and `Spot` with its `offset` and `index`.
+/// it stand `T`, `Args` (with `pointers`, `scalars` and `stores_product`), `Spot` with its `offset` and `index`, and
+/// SHARED_TILES: what of the shared memory the tiles take. Behind them `keep_scalars` puts the scalars, once in a
+/// kernel and before a barrier, and SHARED_PLACE is the end of both.
 std::string epilogue_text(const Region& region);
+inline size_t shared_scalar_bytes(const Region& region) {
+  return sizeof(uint64_t) * static_cast<size_t>(region.scalars);
+}
 
 }  // namespace rp::cuda

@@ -81,10 +81,20 @@ void write_stage(Text& text, const Stage& stage, const std::string& name) {
   text.close();
 }
 
+void write_scalars_member(Text& text, int count) {
+  if (count) text.line("Scalars<{}> scalars;", count);
+}
+
+void write_scalars(Text& text, int count) {
+  if (!count) return;
+  text.line("u64 scalars[{}];", count);
+  text.line("args.scalars.get(scalars);");
+}
+
 std::string stage_call(const Stage& stage, const std::string& name, const std::string& index,
                        const std::function<std::string(const std::string& name)>& value) {
   std::vector<std::string> arguments;
-  if (stage.program.scalars) arguments.push_back("args.scalars");
+  if (stage.program.scalars) arguments.push_back("scalars");
   if (uses_index(stage.program)) arguments.push_back("(u32)(" + index + ")");
   for (size_t k = 0; k < stage.slots.size(); ++k) arguments.push_back(value(slot_name(stage, k)));
   for (size_t k = 0; k < stage.program.accumulators.size(); ++k) arguments.push_back(value(accumulator_name(stage, k)));

@@ -54,7 +54,10 @@ std::string operand_name(const RegionOperand& operand, size_t index);
 /// The stage's program as a function for one element: its scalars and index if it uses them, then its slots in order,
 /// what it writes by reference, then what goes into its accumulators.
 void write_stage(Text& text, const Stage& stage, const std::string& name);
-/// A call of it: `value` gives an argument by its name.
+/// A kernel's scalars, if it has any: the member of its Args, and what a function begins with that has calls of stages.
+void write_scalars_member(Text& text, int count);
+void write_scalars(Text& text, int count);
+/// A call of a stage: `value` gives an argument by its name.
 std::string stage_call(const Stage& stage, const std::string& name, const std::string& index,
                        const std::function<std::string(const std::string& name)>& value);
 
@@ -66,8 +69,10 @@ class ArgsBytes {
     return add(&value, sizeof(T), alignof(T));
   }
   size_t add(const void* value, size_t size, size_t alignment);
-  /// A pointer or the scalars, set before each launch.
+  /// A pointer, say, set before each launch.
   size_t reserve(size_t words);
+  /// The prelude's Scalars<count>, if there are any; see `set_scalars`.
+  size_t reserve_scalars(size_t count) { return reserve(count ? count + 1 : 0); }
   /// Rounds up to the alignment of a struct with 8-byte members.
   void finish() { bytes_.resize((bytes_.size() + 7) / 8 * 8); }
   template <class T>

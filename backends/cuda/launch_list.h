@@ -60,7 +60,18 @@ class LaunchList {
   /// Why it was left; empty if it was not.
   const std::string& left() const { return left_; }
 
-  void clear();
+  /// Begins anew, for launches that take `scalars`, which must live while the list is active, or others. If there is a
+  /// block, launches find their scalars there, as many as it has room for: kernels in front of the list, whose
+  /// arguments have the numbers, bring it up to date.
+  void begin(std::span<const uint64_t> scalars, std::span<uint64_t> block);
+  /// Where a launch's scalars will be on the device; null if it has to bring them.
+  const uint64_t* place(std::span<const uint64_t> scalars);
+  /// How many scalars launches had that were not among those the list began with.
+  size_t others() const { return others_; }
+  /// The kernels in front.
+  size_t loads() const { return loads_; }
+  /// Gives one of them what it has of the scalars that the list began with. Whether any are new.
+  bool load(size_t i, std::span<const uint64_t> scalars);
   const std::vector<Work>& works() const { return works_; }
   std::span<const std::byte> args(const Work& work) const { return {args_.data() + work.args, work.args_bytes}; }
   /// Puts everything on the compute stream, piece by piece.
@@ -68,14 +79,22 @@ class LaunchList {
   /// The same kernels, transfers and libraries' works on as many blocks and bytes, though on other addresses and
   /// numbers.
   bool same_shape(const LaunchList& other) const;
+  /// The same but for the kernels in front.
+  bool alike(const LaunchList& other) const;
   /// Whether piece `i`, of the same shape in both, has the same addresses and numbers.
   bool same_work(const LaunchList& other, size_t i) const;
 
  private:
   size_t keep(std::span<const std::byte> args);
+  std::byte* loaded(size_t i) { return args_.data() + works_[i].args; }
+  bool same_from(const LaunchList& other, size_t own, size_t others) const;
+
   std::vector<Work> works_;
   std::vector<std::byte> args_;
   std::string left_;
+  std::span<const uint64_t> scalars_;
+  std::span<uint64_t> block_;  // on the device
+  size_t placed_ = 0, others_ = 0, loads_ = 0;
 };
 
 }  // namespace rp::cuda

@@ -2,6 +2,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +24,10 @@ class LazyFunction {
   std::function<std::string()> text_;
   mutable std::atomic<const Function*> function_ = nullptr;
 };
+
+/// Sets what `reserve_scalars` has made room for: the scalars or, where the thread's active LaunchList keeps them on
+/// the device, their place there.
+void set_scalars(ArgsBytes& args, size_t at, std::span<const uint64_t> scalars);
 
 /// A launch of which all is known but addresses and scalars.
 struct PlannedLaunch {

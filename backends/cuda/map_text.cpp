@@ -19,6 +19,7 @@ class MapText {
     text_.line("");
     text_.open("extern \"C\" __global__ void __launch_bounds__({}) kernel_entry(const __grid_constant__ Args args)",
                threads);
+    write_scalars(text_, stage_.program.scalars);
     if (form_.members > 1) find_member();
     form_.flat ? flat() : rows();
     text_.close();
@@ -49,7 +50,7 @@ class MapText {
       text_.line("Member members[{}];", form_.members);
       text_.line("u32 first_block[{}];", form_.members + 2);  // an even number of words
     }
-    if (stage_.program.scalars) text_.line("u64 scalars[{}];", stage_.program.scalars);
+    write_scalars_member(text_, stage_.program.scalars);
     text_.close(";");
     text_.line("");
   }

@@ -91,7 +91,7 @@ MatrixKernel::Factor MatrixKernel::factor(const MatrixProduct& product, const Mo
 
 void MatrixKernel::add_args(const MatrixProduct& p) {
   args_.reserve(p.moves.size());
-  scalars_at_ = args_.reserve(static_cast<size_t>(std::max(1, region_.scalars)));
+  scalars_at_ = args_.reserve_scalars(static_cast<size_t>(std::max(1, region_.scalars)));
   for (const Moves& m : p.moves) {
     args_.add(m.row);
     args_.add(m.column);
@@ -136,10 +136,10 @@ void MatrixKernel::run(const RegionCall& call) const {
   const std::byte *left = pointers[cut_.turned ? 1 : 0], *right = pointers[cut_.turned ? 0 : 1];
   args.set(0, left);
   args.set(8, right);
-  if (region_.scalars) args.set(scalars_at_, call.scalars, 8 * static_cast<size_t>(region_.scalars));
+  set_scalars(args, scalars_at_, {call.scalars, static_cast<size_t>(region_.scalars)});
   args.set(stores_at_, int64_t{stores_product(call)});
   const auto blocks = static_cast<uint32_t>(std::min<int64_t>(tiles_, INT_MAX));
-  const size_t shared = tile_bytes(*cut_.tile, dtype_) + 8 * moves_.size();
+  const size_t shared = tile_bytes(*cut_.tile, dtype_) + shared_scalar_bytes(region_) + 8 * moves_.size();
   const LazyFunction& function = functions_[left_.vectors && is_aligned(left)][right_.vectors && is_aligned(right)];
   launch(function.get(), {.blocks = blocks, .threads = tile_threads, .shared_bytes = shared}, args.bytes());
 }

@@ -11,7 +11,7 @@ struct Moves {
 };
 struct Args {
   char* pointers[OPERANDS];
-  u64 scalars[SCALARS];
+  Scalars<SCALARS> scalars;
   Moves moves[OPERANDS];
   i64 batch[6], rank, m, n, k, segment, tiles, tiles_m, tiles_n, index_batch, index_row, index_column, stores_product;
 };

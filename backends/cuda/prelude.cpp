@@ -79,6 +79,16 @@ __device__ __forceinline__ bf16 to_bf16(f32 x) {
   return y;
 }
 
+// What a kernel has of its run-time scalars: the numbers, or where on the device they are.
+template <int N> struct Scalars {
+  const u64* there;
+  u64 here[N];
+  __device__ __forceinline__ void get(u64* all) const {
+#pragma unroll
+    for (int i = 0; i < N; ++i) all[i] = there ? there[i] : here[i];
+  }
+};
+
 // The greatest code stays, whichever thread comes first.
 __device__ __forceinline__ void raise_error(int* word, int code) { atomicMax(word, code); }
 

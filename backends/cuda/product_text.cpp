@@ -182,8 +182,9 @@ __device__ __forceinline__ void finish_part(const Args& args, const Place& place
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) kernel_entry(const __grid_constant__ Args args) {
   T* const tiles = (T*)shared_memory();
   const Thread at;
+  keep_scalars(args);
   for (i64 tile = blockIdx.x; tile < args.tiles; tile += gridDim.x) {
-    Place place(args, tile, shared_memory() + SHARED_TILES);
+    Place place(args, tile, shared_memory() + SHARED_PLACE);
     if (place.rows <= 0) continue;
     __syncthreads();
     T sums[R][C];

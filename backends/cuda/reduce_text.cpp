@@ -87,7 +87,7 @@ void ReduceText::begin_args(bool rows) {
 }
 
 void ReduceText::end_args() {
-  if (region_.scalars) text_.line("u64 scalars[{}];", region_.scalars);
+  write_scalars_member(text_, region_.scalars);
   text_.close(";");
   text_.line("");
 }
@@ -110,6 +110,7 @@ void ReduceText::begin_kernel(uint32_t threads, std::string_view more) {
   text_.line("");
   text_.open("extern \"C\" __global__ void __launch_bounds__({}{}) kernel_entry(const __grid_constant__ Args args)",
              threads, more);
+  write_scalars(text_, region_.scalars);
 }
 
 std::string ReduceText::finish() {

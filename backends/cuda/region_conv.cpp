@@ -87,11 +87,12 @@ class ImageKernel final : public TextKernel {
     static thread_local ArgsBytes args;
     args = args_;
     for (size_t k = 0; k < moves_.size(); ++k) args.set(8 * k, call.pointers[k]);
-    if (region_.scalars) args.set(scalars_at_, call.scalars, 8 * static_cast<size_t>(region_.scalars));
+    set_scalars(args, scalars_at_, {call.scalars, static_cast<size_t>(region_.scalars)});
     args.set(filter_at_, filter);
     args.set(stores_at_, int64_t{stores_product(call)});
     const auto blocks = static_cast<uint32_t>(std::min<int64_t>(tiles_, INT_MAX));
-    const size_t shared = tile_bytes(*tile_, dtype_) + 12 * static_cast<size_t>(tile_->rows);
+    const size_t shared =
+        tile_bytes(*tile_, dtype_) + shared_scalar_bytes(region_) + 12 * static_cast<size_t>(tile_->rows);
     const bool aligned = reinterpret_cast<uintptr_t>(call.pointers[0]) % 16 == 0;
     launch(functions_[aligned && has_vectors()].get(),
            {.blocks = blocks, .threads = tile_threads, .shared_bytes = shared}, args.bytes());
@@ -118,7 +119,7 @@ class ImageKernel final : public TextKernel {
   void add_args() {
     const ConvShape& s = shape_;
     args_.reserve(moves_.size());
-    scalars_at_ = args_.reserve(static_cast<size_t>(std::max(1, region_.scalars)));
+    scalars_at_ = args_.reserve_scalars(static_cast<size_t>(std::max(1, region_.scalars)));
     filter_at_ = args_.reserve(1);
     for (const ImageMoves& m : moves_) args_.add(m);
     const int64_t h = forward() ? s.oh : s.h, w = forward() ? s.ow : s.w;

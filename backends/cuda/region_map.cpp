@@ -117,7 +117,7 @@ class MapKernel final : public TextKernel {
         p.args.add(first_block.data(), first_block.size() * 4, 4);
       }
       p.scalars = stage_.program.scalars;
-      p.scalars_at = p.args.reserve(p.scalars);
+      p.scalars_at = p.args.reserve_scalars(p.scalars);
       p.args.finish();
       launches.push_back(std::move(p));
     }

@@ -39,7 +39,7 @@ class ReduceKernel : public TextKernel {
 
   void add_scalars(PlannedLaunch& p) const {
     p.scalars = static_cast<size_t>(region_.scalars);
-    p.scalars_at = p.args.reserve(p.scalars);
+    p.scalars_at = p.args.reserve_scalars(p.scalars);
     p.args.finish();
   }
 

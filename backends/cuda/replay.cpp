@@ -9,6 +9,7 @@
 #include "reprise/backends/cuda/api.h"
 #include "reprise/backends/cuda/handles.h"
 #include "reprise/backends/cuda/launch_list.h"
+#include "reprise/backends/cuda/memory.h"
 #include "reprise/backends/cuda/stream.h"
 #include "reprise/core/switches.h"
 
@@ -90,7 +91,13 @@ class Graph {
   Graph(const Graph&) = delete;
 
   size_t size() const { return nodes_.size(); }
-  bool fits(const LaunchList& list) const { return list.same_shape(list_); }
+  const LaunchList& list() const { return list_; }
+
+  // Tells nodes that only scalars are new, which all of the list's launches find on the device.
+  void load(std::span<const uint64_t> scalars) {
+    for (size_t i = 0; i < list_.loads(); ++i)
+      if (list_.load(i, scalars)) tell(list_, i);
+  }
 
   // Tells nodes what is new in a list of the same shape; returns how many were told.
   int update(const LaunchList& list) {
@@ -176,28 +183,43 @@ class Graph {
   std::vector<cudaGraphNode_t> nodes_;
 };
 
+// Memory of the device for scalars. All that uses it is on one stream, so a run does not write what an earlier one is
+// yet to read, and who has the memory next comes later.
+class ScalarBlock {
+ public:
+  explicit ScalarBlock(size_t count)
+      : numbers_(reinterpret_cast<uint64_t*>(allocate_bytes(count * sizeof(uint64_t))), count) {}
+  ~ScalarBlock() { release_bytes(reinterpret_cast<std::byte*>(numbers_.data()), numbers_.size_bytes()); }
+  ScalarBlock(const ScalarBlock&) = delete;
+  std::span<uint64_t> numbers() const { return numbers_; }
+
+ private:
+  std::span<uint64_t> numbers_;
+};
+
 class GraphReplay final : public Replay {
  public:
-  void run(std::span<std::byte* const> pointers, std::span<const uint64_t> scalars,
+  void run(std::span<std::byte* const> pointers, std::span<const uint64_t> scalars, size_t seen,
            const std::function<void()>& steps) override {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     // Inside another plan the launches belong to that one's list; on a second thread they go their own way.
     if (LaunchList::active() || !lock || !direct_.empty() || disabled("replay")) return steps();
-    if (graph_ && std::equal(pointers.begin(), pointers.end(), pointers_.begin(), pointers_.end()) &&
-        std::equal(scalars.begin(), scalars.end(), scalars_.begin(), scalars_.end()))
-      return graph_->launch();
-    list_.clear();
-    {
-      const LaunchList::Scope scope(list_);
-      steps();
+    const bool same_scalars = same(scalars, scalars.size());
+    varies_ |= !same_scalars && scalars.size() == scalars_.size();
+    if (graph_ && std::ranges::equal(pointers, pointers_)) {
+      if (same_scalars) return graph_->launch();
+      if (graph_->list().loads() && same(scalars, seen) && succeeds([&] { graph_->load(scalars); }))
+        return launch(pointers, scalars);
     }
+    record(scalars, steps);
     if (refuses()) return;
-    if (graph_ && !graph_->fits(list_)) graph_.reset();
-    if (graph_ ? succeeds([&] { graph_->update(list_); })
-               : list_.same_shape(before_) && succeeds([&] { make_graph(); }))
+    const bool alike = list_.alike(graph_ ? graph_->list() : before_);
+    if (graph_ && !list_.same_shape(graph_->list())) graph_.reset();
+    if (graph_ ? succeeds([&] { graph_->update(list_); }) : alike && succeeds([&] { make_graph(); }))
       return launch(pointers, scalars);
     list_.launch();
     before_ = list_;
+    remember(pointers, scalars);
   }
 
   std::string form() const override {
@@ -208,11 +230,27 @@ class GraphReplay final : public Replay {
   }
 
  private:
+  bool same(std::span<const uint64_t> scalars, size_t count) const {
+    return scalars.size() == scalars_.size() &&
+           std::ranges::equal(scalars.first(count), std::span(scalars_).first(count));
+  }
+
+  // Makes the list of what a run launches. Scalars that have changed once are on the device from then on; others cost
+  // less as arguments.
+  void record(std::span<const uint64_t> scalars, const std::function<void()>& steps) {
+    const size_t room = scalars.size() + list_.others();
+    if (varies_ && !(graph_ && graph_->list().loads()) && (!block_ || block_->numbers().size() < room))
+      block_ = std::make_unique<ScalarBlock>(room);
+    list_.begin(scalars, block_ ? block_->numbers() : std::span<uint64_t>{});
+    const LaunchList::Scope scope(list_);
+    steps();
+  }
+
   // Whether the list cannot be a graph; then it has been launched.
   bool refuses() {
     direct_ = list_.left();
     if (!direct_.empty()) return true;
-    const size_t n = list_.works().size();
+    const size_t n = list_.works().size() - list_.loads();
     if (n >= least_nodes && n <= most_nodes) return false;
     direct_ = fmt::format("{} launches, a graph has {} to {}", n, least_nodes, most_nodes);
     list_.launch();
@@ -241,17 +279,22 @@ class GraphReplay final : public Replay {
     }
   }
 
-  void launch(std::span<std::byte* const> pointers, std::span<const uint64_t> scalars) {
+  void remember(std::span<std::byte* const> pointers, std::span<const uint64_t> scalars) {
     pointers_.assign(pointers.begin(), pointers.end());
     scalars_.assign(scalars.begin(), scalars.end());
+  }
+  void launch(std::span<std::byte* const> pointers, std::span<const uint64_t> scalars) {
+    remember(pointers, scalars);
     graph_->launch();
   }
 
   mutable std::mutex mutex_;
   LaunchList list_, before_;
   std::unique_ptr<Graph> graph_;
-  std::vector<std::byte*> pointers_;  // of the graph's latest run
+  std::vector<std::byte*> pointers_;  // of the latest run
   std::vector<uint64_t> scalars_;
+  bool varies_ = false;  // whether runs had different scalars
+  std::unique_ptr<ScalarBlock> block_;
   std::string direct_;  // why there is no graph
 };
 

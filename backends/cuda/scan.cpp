@@ -1,6 +1,7 @@
 #include "reprise/backends/cuda/scan.h"
 
 #include "reprise/backends/cuda/device.h"
+#include "reprise/backends/cuda/launches.h"
 #include "reprise/backends/cuda/memory.h"
 #include "reprise/backends/cuda/module.h"
 #include "reprise/backends/cuda/region_kernels.h"
@@ -58,16 +59,15 @@ class PersistentScan final : public RegionKernel {
   }
 
   void run(const RegionCall& call) const override {
-    std::vector<uint64_t> words;
-    const auto add = [&](const std::byte* address) { words.push_back(reinterpret_cast<uintptr_t>(address)); };
-    for (size_t k = 0; k < operands_; ++k) add(call.pointers[k]);
+    ArgsBytes args;
+    for (size_t k = 0; k < operands_; ++k) args.add(call.pointers[k]);
     if (handed_) {
-      add(meeting_words.get().at(first_word_));
-      add(call.scratch);
+      args.add(meeting_words.get().at(first_word_));
+      args.add(call.scratch);
     }
-    words.push_back(static_cast<uint64_t>(steps_));
-    words.insert(words.end(), call.scalars, call.scalars + parameters_);
-    launch(function_, how_, std::as_bytes(std::span(words)));
+    args.add(steps_);
+    set_scalars(args, args.reserve_scalars(parameters_), {call.scalars, parameters_});
+    launch(function_, how_, args.bytes());
   }
 
   size_t scratch_bytes() const override { return handed_; }

@@ -40,7 +40,7 @@ class ScanText {
       text_.line("const i64 t = args.steps - 1 - s;");
     else
       text_.line("const i64 t = s;");
-    write_scalars();
+    write_positions();
     write_loads(true);
     text_.lines(step.take());
     text_.close();
@@ -87,7 +87,7 @@ class ScanText {
     text_.line("char* operands[{}];", operands_);
     if (memory_.handed) text_.lines("u64* meetings;\nchar* handed;\n");
     text_.line("i64 steps;");
-    if (body_.graph().parameters) text_.line("u64 scalars[{}];", body_.graph().parameters);
+    write_scalars_member(text_, body_.graph().parameters);
     text_.close(";");
   }
 
@@ -146,9 +146,9 @@ class ScanText {
         }
       });
     }
-    if (body_.positions.empty()) return;
-    text_.line("u64 scalars[{}];", body_.graph().parameters);
-    text_.line("for (u32 i = 0; i < {}; ++i) scalars[i] = args.scalars[i];", body_.graph().parameters);
+    write_scalars(text_, body_.graph().parameters);
+    for (int32_t k : body_.positions)
+      text_.line("const u64 position{0} = scalars[{0}] | scalars[{1}] << 32;", k, k + 1);
   }
 
   // The index of row j's element, without its step.
@@ -168,11 +168,10 @@ class ScanText {
   }
 
   // Random numbers are those of the step's place.
-  void write_scalars() {
+  void write_positions() {
     for (int32_t k : body_.positions) {
       text_.open("");
-      text_.line("const u64 position = (args.scalars[{}] | args.scalars[{}] << 32) + (u64)t * {}ull;", k, k + 1,
-                 body_.attrs.draws);
+      text_.line("const u64 position = position{} + (u64)t * {}ull;", k, body_.attrs.draws);
       text_.line("scalars[{}] = position & 0xffffffffu;", k);
       text_.line("scalars[{}] = position >> 32;", k + 1);
       text_.close();
@@ -355,7 +354,7 @@ class ScanText {
     how.store = [&](int, const std::string& value) { return fmt::format("{} = {};", name(k, group), value); };
     how.index = fmt::format("{}{}u + unit{}", v.rows == 1 ? "" : fmt::format("row_of(first + j) * {}u + ", v.columns),
                             column, v.space);
-    how.scalars = body_.positions.empty() ? "args.scalars" : "scalars";
+    how.scalars = "scalars";
     text_.open("");
     text_.lines(element_text(program, how));
     text_.close();

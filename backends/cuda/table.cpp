@@ -53,6 +53,14 @@ std::vector<std::string> library_folders() {
   return folders;
 }
 
+uintmax_t Table::file_bytes() const {
+  Dl_info found;
+  std::error_code none;
+  if (symbols_.empty() || !dladdr(symbols_[0]->address_, &found)) return 0;
+  const uintmax_t bytes = std::filesystem::file_size(found.dli_fname, none);
+  return none ? 0 : bytes;
+}
+
 void Table::load() {
   std::string reason;
   void* const library = open_library(soname_, reason);

@@ -1,5 +1,6 @@
 #pragma once
 // Tables of functions of libraries that are loaded when they are first needed. Nothing of CUDA is linked.
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,8 @@ class Table {
   /// Opens the library and finds its functions. An Error says where it was looked for.
   void load();
   const std::string& soname() const { return soname_; }
+  /// The size of the file that the functions come from, in which builds of one version differ; 0 if it is not known.
+  uintmax_t file_bytes() const;
   const std::vector<Symbol*>& symbols() const { return symbols_; }
 
  private:
