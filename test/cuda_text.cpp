@@ -1,5 +1,6 @@
 // What kernels read like, and that the device's own compiler takes them and keeps all in registers.
 #include <fmt/format.h>
+#include <regex>
 
 #include "reprise/backends/cuda/element_text.h"
 #include "reprise/backends/cuda/kernel_text.h"
@@ -315,9 +316,11 @@ TEST_CASE("kernels stay in the registers of every architecture", "[cuda][slow]")
       INFO("sm_" << architecture << "\n" << text << log);
       REQUIRE_THAT(log, Contains("Used "));
       CHECK(!Contains("warning").match(log));
-      // Some of f64's functions are calls, which save registers and have tables.
-      const bool calls = Contains("f64").match(text);
-      CHECK(reported(log, "bytes stack frame") <= (calls ? 64 : 0));
-      CHECK(bytes_spilled(log) <= (calls ? 64 : 0));
+      // Some of f64's functions and what is rare in divisions are calls, which save registers and have tables. Others
+      // may have a few words aside where ptxas takes fewer registers than it could, for more threads at once.
+      static const std::regex calling("f64|sqrtf| v\\d+ = \\S+ / ");
+      const int bound = std::regex_search(text, calling) ? 64 : 16;
+      CHECK(reported(log, "bytes stack frame") <= bound);
+      CHECK(bytes_spilled(log) <= bound);
     }
 }

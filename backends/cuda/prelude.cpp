@@ -227,17 +227,15 @@ __device__ __forceinline__ T combine_apart(const T* parts, u32 count, u64 result
   return value;
 }
 
-// The combination of 16 lanes that lie `step` values apart.
-template <class Combine, class T>
+// The combination of 16 lanes that lie `step` values apart, in the order of `combine_lanes`: here of every `apart`th of
+// them. Loops over an array would not all be unrolled, and an array with a computed index is not in registers.
+template <class Combine, u32 apart = 1, class T>
 __device__ __forceinline__ T combine_column(const T* lanes, u32 step) {
-  T value[16];
-#pragma unroll
-  for (u32 i = 0; i < 16; ++i) value[i] = lanes[i * step];
-#pragma unroll
-  for (u32 apart = 8; apart; apart /= 2)
-#pragma unroll
-    for (u32 i = 0; i < apart; ++i) value[i] = Combine::of(value[i], value[i + apart]);
-  return value[0];
+  if constexpr (apart == 16)
+    return *lanes;
+  else
+    return Combine::of(combine_column<Combine, 2 * apart>(lanes, step),
+                       combine_column<Combine, 2 * apart>(lanes + apart * step, step));
 }
 
 // ---- vectors: n elements that lie together, aligned as a whole (to 16 bytes at most) ----
