@@ -204,7 +204,7 @@ class RowsStage : BlockText {
       if (s.full_temp)
         text_.line("{0}* {1}_all = args.{1} + (i64)row * args.columns;", s.type, s.name);
       else if (!s.operand)
-        text_.line("[[maybe_unused]] const {0} {1} = args.{1}[row];", s.type, s.name);
+        text_.line("const {0} {1} = args.{1}[row];", s.type, s.name);
     }
   }
 

@@ -131,14 +131,13 @@ void ReduceText::write_places(const std::string& row, bool outer) {
     std::string steps;
     for (int a = 0; a < count; ++a)
       steps += fmt::format(" + (i64){} * args.{}_steps[{}]", a ? fmt::format("at{}", a) : rest, operand(k), a);
-    text_.line("[[maybe_unused]] {0}{1}* {2}_at = args.{2}{3};", region_.operands[k].written ? "" : "const ",
-               operand_type(k), operand(k), steps);
+    text_.line("{0}{1}* {2}_at = args.{2}{3};", region_.operands[k].written ? "" : "const ", operand_type(k),
+               operand(k), steps);
   }
 }
 
 void ReduceText::write_temps() {
-  for (size_t i = 0; i < region_.row_temps.size(); ++i)
-    text_.line("[[maybe_unused]] {} row{};", c_type(region_.row_temps[i]), i);
+  for (size_t i = 0; i < region_.row_temps.size(); ++i) text_.line("{} row{};", c_type(region_.row_temps[i]), i);
 }
 
 void ReduceText::write_broadcast_loads(const Stage& stage) {
