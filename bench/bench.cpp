@@ -89,7 +89,8 @@ bool measure_all(const Options& o) {
   around.threads = o.threads;
   around.device = rp::parse_device(o.device);
   around.build = build_folder();
-  const std::vector<Case> cases = matching_cases(o.filters, around);
+  std::vector<Case> cases = matching_cases(o.filters, around);
+  if (o.architecture) std::erase_if(cases, [](const Case& c) { return c.needs_device; });
   if (o.list) {
     for (const Case& c : cases) fmt::print("{:40} {}\n", c.id, c.goal.text);
     return true;

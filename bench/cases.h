@@ -88,6 +88,7 @@ struct Case {
   std::string id;
   Goal goal;
   std::function<Result()> measure;
+  bool needs_device = false;  ///< a library or a program of its own runs: with `--compile-only` there is nothing to do
 };
 
 /// Makes what is timed in one mode: a function that runs a capture once.

@@ -196,7 +196,7 @@ std::vector<Case> constant_cases() {
   };
   for (const int nodes : {1, 10, 100, 1000})
     cases.push_back({fmt::format("constant.graph.{}", nodes), {}, [nodes] { return measure_graph(nodes); }});
-  cases.push_back({"constant.product.bf16.8192", {}, measure_product});
+  cases.push_back({"constant.product.bf16.8192", {}, measure_product, /*needs_device=*/true});
   cases.push_back({"G2.replay.100", stated("<= 1.05 x raw graph, host 1.1 x"), [] { return measure_replay(100); }});
   return cases;
 }
